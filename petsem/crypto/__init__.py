@@ -1,0 +1,1 @@
+"""Keys and envelopes: pure functions over bytes, no files, no clocks."""

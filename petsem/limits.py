@@ -1,0 +1,57 @@
+"""Every bound in one place, so that each is checked before anything is allocated for it.
+
+Units are in the names. `docs/architecture.md` says why each has its size.
+"""
+
+from typing import Final
+
+# Names
+ORG_NAME_MAX_CHARS: Final = 63
+SECRET_NAME_MAX_CHARS: Final = 255
+MACHINE_MAX_CHARS: Final = 255
+LABEL_MAX_CHARS: Final = 128
+REGION_MAX_CHARS: Final = 63
+IDEMPOTENCY_KEY_MAX_CHARS: Final = 128
+
+# Secrets
+VALUE_MAX_BYTES: Final = 64 * 1024
+APP_MAX_SECRETS: Final = 1_000
+APP_MAX_BYTES: Final = 1024 * 1024
+"""Names and values of one app's current version together."""
+VERSION_MAX: Final = 2**32 - 1
+ENVELOPE_MAX_BYTES: Final = 2 * 1024 * 1024
+
+# Tokens
+TOKEN_MAX_BYTES: Final = 6 * 1024
+"""A token with all its discharges, as text."""
+CAVEATS_MAX: Final = 64
+DISCHARGES_MAX: Final = 8
+CAVEAT_MAX_BYTES: Final = 2048
+TOKEN_CHAIN_MAX: Final = 8
+"""Ancestors of a minted token: how often authority may be passed on by minting."""
+
+# Doors
+HTTP_BODY_MAX_BYTES: Final = 2 * 1024 * 1024
+HTTP_HEADERS_MAX_BYTES: Final = 16 * 1024
+HTTP_HEADER_DEADLINE_S: Final = 10.0
+HTTP_BODY_DEADLINE_S: Final = 30.0
+HTTP_CONNECTIONS_MAX: Final = 2_048
+GRPC_MESSAGE_MAX_BYTES: Final = 4 * 1024 * 1024
+GRPC_METADATA_MAX_BYTES: Final = 16 * 1024
+GRPC_CONCURRENT_RPCS_MAX: Final = 4_096
+GRPC_STREAMS_MAX: Final = 1_024
+"""Watch streams open at once on a node."""
+VERIFY_BATCH_MAX: Final = 512
+ACCESS_ATTRIBUTES_MAX: Final = 64
+PAGE_MAX_ROWS: Final = 500
+
+# Writer
+WRITE_QUEUE_MAX: Final = 1_024
+GROUP_MAX_REQUESTS: Final = 256
+GROUP_MAX_S: Final = 0.002
+
+# Files
+BALLAST_BYTES: Final = 16 * 1024 * 1024
+FREE_SPACE_RESERVE_BYTES: Final = 8 * 1024 * 1024
+KEYRING_MAX_BYTES: Final = 256 * 1024
+KEYRING_MAX_KEYS: Final = 256

@@ -1,0 +1,1 @@
+"""The formats, sessions and rules of replication; it carries what it cannot decrypt."""

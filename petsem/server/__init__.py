@@ -1,0 +1,1 @@
+"""The node: database, writer, services and their doors (HTTP, gRPC, Connect)."""

@@ -1,0 +1,1 @@
+"""Macaroon tokens: format, caveats, verification. Pure: no files, no clocks, no sockets."""
