@@ -23,7 +23,7 @@ class _Out(msgspec.Struct, frozen=True, omit_defaults=False):
 # Shared
 
 
-class Base64Value(_In):
+class Base64Value(_In, frozen=True):
     """A value that is not text."""
 
     base64: str
@@ -32,7 +32,7 @@ class Base64Value(_In):
 Value = str | Base64Value
 
 
-class ReplicatedDurability(_In):
+class ReplicatedDurability(_In, frozen=True):
     """Answer when this many other voters hold the write durably."""
 
     replicated: int
@@ -41,7 +41,7 @@ class ReplicatedDurability(_In):
 DurabilityWish = Literal["local"] | ReplicatedDurability
 
 
-class Freshness(_Out):
+class Freshness(_Out, frozen=True):
     """How fresh an answer is. Unknown fields are absent."""
 
     node: str
@@ -55,7 +55,7 @@ class Freshness(_Out):
     replicated: str | UnsetType = UNSET
 
 
-class DurabilityReport(_Out):
+class DurabilityReport(_Out, frozen=True):
     """What was asked, whether it was met, and which nodes are known to hold the write."""
 
     asked: Literal["local"] | ReplicatedDurability
@@ -63,7 +63,7 @@ class DurabilityReport(_Out):
     replicated_to: list[str]
 
 
-class ErrorBody(_Out):
+class ErrorBody(_Out, frozen=True):
     """Every error, from every route."""
 
     code: str
@@ -71,7 +71,7 @@ class ErrorBody(_Out):
     details: dict[str, Any]
 
 
-class Who(_Out):
+class Who(_Out, frozen=True):
     """Who made a change: identity from the issued token, and the token's id."""
 
     subject: str
@@ -81,27 +81,27 @@ class Who(_Out):
 # Orgs and apps
 
 
-class CreateOrg(_In):
+class CreateOrg(_In, frozen=True):
     org: str
 
 
-class CreateApp(_In):
+class CreateApp(_In, frozen=True):
     app: str
 
 
-class Org(_Out):
+class Org(_Out, frozen=True):
     org: str
     created_at: str
     deleted_at: str | None
     purge_at: str | None
 
 
-class OrgList(_Out):
+class OrgList(_Out, frozen=True):
     orgs: list[Org]
     next: str | None
 
 
-class App(_Out):
+class App(_Out, frozen=True):
     app: str
     version: int
     created_at: str
@@ -109,12 +109,12 @@ class App(_Out):
     purge_at: str | None
 
 
-class AppList(_Out):
+class AppList(_Out, frozen=True):
     apps: list[App]
     next: str | None
 
 
-class Deleted(_Out):
+class Deleted(_Out, frozen=True):
     """What a delete did: `purge_at` is when it can no longer be undone, absent if it is now."""
 
     deleted_at: str
@@ -122,24 +122,24 @@ class Deleted(_Out):
     message: str
 
 
-class Settings(_Out):
+class Settings(_Out, frozen=True):
     """An org's settings; every key is always present."""
 
     durability: DurabilityWish
     boot_max_staleness_s: int
 
 
-class SettingsPatch(_In):
+class SettingsPatch(_In, frozen=True):
     """The keys to change; null puts a key back to its default."""
 
-    durability: DurabilityWish | None | UnsetType = UNSET
-    boot_max_staleness_s: int | None | UnsetType = UNSET
+    durability: DurabilityWish | UnsetType | None = UNSET
+    boot_max_staleness_s: int | UnsetType | None = UNSET
 
 
 # Secrets
 
 
-class SecretsPatch(_In):
+class SecretsPatch(_In, frozen=True):
     """A batch, applied whole or not at all."""
 
     set: dict[str, Value] = msgspec.field(default_factory=dict)
@@ -148,12 +148,12 @@ class SecretsPatch(_In):
     durability: DurabilityWish | None = None
 
 
-class WrittenSecret(_Out):
+class WrittenSecret(_Out, frozen=True):
     name: str
     digest: str
 
 
-class SecretsPatched(_Out):
+class SecretsPatched(_Out, frozen=True):
     version: int
     position: str
     durability: DurabilityReport
@@ -161,7 +161,7 @@ class SecretsPatched(_Out):
     unset: list[str]
 
 
-class SecretInfo(_Out):
+class SecretInfo(_Out, frozen=True):
     name: str
     version: int
     digest: str
@@ -169,21 +169,21 @@ class SecretInfo(_Out):
     updated_by: Who
 
 
-class SecretList(_Out):
+class SecretList(_Out, frozen=True):
     version: int
     secrets: list[SecretInfo]
     filtered: bool
     freshness: Freshness
 
 
-class SecretValues(_Out):
+class SecretValues(_Out, frozen=True):
     version: int
     secrets: dict[str, Value]
     filtered: bool
     freshness: Freshness
 
 
-class SecretsDiff(_Out, omit_defaults=True):
+class SecretsDiff(_Out, frozen=True, omit_defaults=True):
     """`present` for a writer; `same` and `changed` instead of it for a reader."""
 
     added: list[str]
@@ -193,24 +193,24 @@ class SecretsDiff(_Out, omit_defaults=True):
     changed: list[str] | UnsetType = UNSET
 
 
-class Destroy(_In):
+class Destroy(_In, frozen=True):
     names: list[str]
     version: int | None = None
 
 
-class DestroyedSecret(_Out):
+class DestroyedSecret(_Out, frozen=True):
     name: str
     versions: list[int]
 
 
-class Destroyed(_Out):
+class Destroyed(_Out, frozen=True):
     version: int
     destroyed: list[DestroyedSecret]
     position: str
     message: str
 
 
-class VersionInfo(_Out):
+class VersionInfo(_Out, frozen=True):
     version: int
     created_at: str
     updated_by: Who
@@ -220,13 +220,13 @@ class VersionInfo(_Out):
     unset: list[str]
 
 
-class VersionList(_Out):
+class VersionList(_Out, frozen=True):
     versions: list[VersionInfo]
     next: int | None
     freshness: Freshness
 
 
-class Rollback(_In):
+class Rollback(_In, frozen=True):
     to: int
     if_version: int | None = None
     durability: DurabilityWish | None = None
@@ -235,21 +235,21 @@ class Rollback(_In):
 # Tokens
 
 
-class Mint(_In):
+class Mint(_In, frozen=True):
     caveats: list[str]
     org: str | None = None
     kind: str | None = None
     label: str | None = None
 
 
-class Minted(_Out):
+class Minted(_Out, frozen=True):
     token: str
     id: str
     expires_at: str
     position: str
 
 
-class TokenInfo(_Out):
+class TokenInfo(_Out, frozen=True):
     id: str
     kind: str
     subject: str
@@ -263,35 +263,35 @@ class TokenInfo(_Out):
     revoked_at: str | None
 
 
-class TokenList(_Out):
+class TokenList(_Out, frozen=True):
     tokens: list[TokenInfo]
     next: str | None
 
 
-class Revoked(_Out):
+class Revoked(_Out, frozen=True):
     id: str
     revoked_at: str
     position: str
     durability: DurabilityReport
 
 
-class RootKeyRotated(_Out):
+class RootKeyRotated(_Out, frozen=True):
     key_id: str
     retired: list[str]
     position: str
 
 
-class Verify(_In):
+class Verify(_In, frozen=True):
     token: str
     access: dict[str, str]
     max_staleness_s: int | None = None
 
 
-class VerifyBatch(_In):
+class VerifyBatch(_In, frozen=True):
     requests: list[Verify]
 
 
-class Allowed(_Out, omit_defaults=True):
+class Allowed(_Out, frozen=True, omit_defaults=True):
     """`org` is absent for a token of the cluster key that named none."""
 
     token_id: str
@@ -303,7 +303,7 @@ class Allowed(_Out, omit_defaults=True):
     would_allow: Literal[True] | UnsetType = UNSET
 
 
-class Refused(_Out, omit_defaults=True):
+class Refused(_Out, frozen=True, omit_defaults=True):
     reason: str
     message: str
     freshness: Freshness
@@ -312,18 +312,18 @@ class Refused(_Out, omit_defaults=True):
     would_allow: Literal[False] | UnsetType = UNSET
 
 
-class VerifyBatchReply(_Out):
+class VerifyBatchReply(_Out, frozen=True):
     responses: list[Allowed | Refused]
 
 
-class RevocationInfo(_Out):
+class RevocationInfo(_Out, frozen=True):
     token_id: str
     org: str | None
     position: str
     revoked_at: str
 
 
-class RevocationFeed(_Out):
+class RevocationFeed(_Out, frozen=True):
     """`next` is the position to ask `after` next time."""
 
     revocations: list[RevocationInfo]
@@ -334,7 +334,7 @@ class RevocationFeed(_Out):
 # Nodes and keyring
 
 
-class NodeStatus(_Out):
+class NodeStatus(_Out, frozen=True):
     node: str
     region: str
     role: Literal["leader", "replica", "unknown"]
@@ -350,12 +350,12 @@ class NodeStatus(_Out):
     grpc: str
 
 
-class Status(_Out):
+class Status(_Out, frozen=True):
     cluster: str
     nodes: list[NodeStatus]
 
 
-class NodeInfo(_Out):
+class NodeInfo(_Out, frozen=True):
     node: str
     region: str
     voter: bool
@@ -365,11 +365,11 @@ class NodeInfo(_Out):
     peer: str
 
 
-class NodeList(_Out):
+class NodeList(_Out, frozen=True):
     nodes: list[NodeInfo]
 
 
-class KekInfo(_Out):
+class KekInfo(_Out, frozen=True):
     purpose: Literal["secrets", "tokens", "cluster"]
     id: str
     state: Literal["waiting", "primary", "retired"]
@@ -377,11 +377,11 @@ class KekInfo(_Out):
     wraps: int
 
 
-class KeyringList(_Out):
+class KeyringList(_Out, frozen=True):
     keys: list[KekInfo]
 
 
-class KeyringStep(_In):
+class KeyringStep(_In, frozen=True):
     """Do up to `limit` rows and say how many are left; ask again until none are."""
 
     limit: int = 100
@@ -390,12 +390,12 @@ class KeyringStep(_In):
     after: str | None = None
 
 
-class KeyringProgress(_Out):
+class KeyringProgress(_Out, frozen=True):
     done: int
     remaining: int
     next: str | None
     message: str
 
 
-class KekPromotion(_In):
+class KekPromotion(_In, frozen=True):
     force: bool = False
