@@ -1,0 +1,1 @@
+"""The HTTP door: Litestar routes over the services."""

@@ -1,0 +1,94 @@
+"""The one policy: which action each route and RPC needs, and which names decide it.
+
+Guarantees: a route that is not in this table cannot be served, because the doors look their rule
+up here and refuse to start without one. It does not evaluate tokens; `petsem.server.auth` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An action, and whether only the cluster's own key carries the authority for it."""
+
+    action: str
+    cluster_only: bool = False
+
+
+ORGS_ADMIN: Final = Rule("orgs:admin", cluster_only=True)
+APPS_ADMIN: Final = Rule("apps:admin")
+SECRETS_LIST: Final = Rule("secrets:list")
+SECRETS_READ: Final = Rule("secrets:read")
+SECRETS_WRITE: Final = Rule("secrets:write")
+SECRETS_DELETE: Final = Rule("secrets:delete")
+TOKENS_MINT: Final = Rule("tokens:mint")
+TOKENS_REVOKE: Final = Rule("tokens:revoke")
+TOKENS_LIST: Final = Rule("tokens:list")
+TOKENS_VERIFY: Final = Rule("tokens:verify")
+NODES_READ: Final = Rule("nodes:read", cluster_only=True)
+NODES_ADMIN: Final = Rule("nodes:admin", cluster_only=True)
+
+OPEN: Final = None
+"""The few routes that need no token."""
+
+_APP: Final = "/v1/orgs/{org}/apps/{app}"
+
+HTTP: Final[dict[tuple[str, str], Rule | None]] = {
+    ("POST", "/v1/orgs"): ORGS_ADMIN,
+    ("GET", "/v1/orgs"): ORGS_ADMIN,
+    ("DELETE", "/v1/orgs/{org}"): ORGS_ADMIN,
+    ("POST", "/v1/orgs/{org}/undelete"): ORGS_ADMIN,
+    ("GET", "/v1/orgs/{org}/settings"): ORGS_ADMIN,
+    ("PATCH", "/v1/orgs/{org}/settings"): ORGS_ADMIN,
+    ("POST", "/v1/orgs/{org}/root-keys"): ORGS_ADMIN,
+    ("POST", "/v1/orgs/{org}/apps"): APPS_ADMIN,
+    ("GET", "/v1/orgs/{org}/apps"): SECRETS_LIST,
+    ("DELETE", _APP): APPS_ADMIN,
+    ("POST", _APP + "/undelete"): APPS_ADMIN,
+    ("GET", _APP + "/secrets"): SECRETS_LIST,
+    ("PATCH", _APP + "/secrets"): SECRETS_WRITE,
+    ("GET", _APP + "/secrets/values"): SECRETS_READ,
+    ("POST", _APP + "/secrets/diff"): SECRETS_WRITE,
+    ("POST", _APP + "/secrets/destroy"): SECRETS_DELETE,
+    ("GET", _APP + "/versions"): SECRETS_LIST,
+    ("POST", _APP + "/rollback"): SECRETS_WRITE,
+    ("POST", "/v1/tokens"): TOKENS_MINT,
+    ("GET", "/v1/tokens"): TOKENS_LIST,
+    ("DELETE", "/v1/tokens/{token_id}"): TOKENS_REVOKE,
+    ("GET", "/v1/orgs/{org}/tokens"): TOKENS_LIST,
+    ("DELETE", "/v1/orgs/{org}/tokens/{token_id}"): TOKENS_REVOKE,
+    ("POST", "/v1/tokens/verify"): TOKENS_VERIFY,
+    ("POST", "/v1/tokens/verify-batch"): TOKENS_VERIFY,
+    ("POST", "/v1/tokens/can"): TOKENS_VERIFY,
+    ("GET", "/v1/revocations"): TOKENS_VERIFY,
+    ("GET", "/v1/nodes"): NODES_READ,
+    ("GET", "/v1/status"): NODES_READ,
+    ("GET", "/metrics"): NODES_READ,
+    ("GET", "/v1/keyring"): NODES_ADMIN,
+    ("POST", "/v1/keyring/{key_id}/promote"): NODES_ADMIN,
+    ("POST", "/v1/keyring/{key_id}/retire"): NODES_ADMIN,
+    ("POST", "/v1/keyring/rewrap"): NODES_ADMIN,
+    ("POST", "/v1/keyring/rotate-data"): NODES_ADMIN,
+    ("GET", "/healthz"): OPEN,
+    ("GET", "/readyz"): OPEN,
+}
+"""Method and path template → rule, for every HTTP route of our own."""
+
+RPC: Final[dict[str, Rule]] = {
+    "/petsem.v1.Secrets/Fetch": SECRETS_READ,
+    "/petsem.v1.Secrets/Watch": SECRETS_READ,
+    "/petsem.v1.Tokens/Verify": TOKENS_VERIFY,
+    "/petsem.v1.Tokens/VerifyBatch": TOKENS_VERIFY,
+    "/petsem.v1.Tokens/WatchRevocations": TOKENS_VERIFY,
+}
+"""gRPC method, which is also the Connect path of the unary ones → rule."""
+
+
+def within_org_authority(action: str) -> bool:
+    """Whether an org's key may carry `action` at all. Actions of other API servers, which Petsem
+    never acts on itself, are theirs to judge and pass."""
+    ours = action.startswith(("orgs:", "nodes:", "apps:"))
+    return not ours or action == "apps:admin"

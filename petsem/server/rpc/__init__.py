@@ -1,0 +1,1 @@
+"""The gRPC and Connect doors over the services."""

@@ -1,0 +1,1 @@
+"""What the node does, whichever door a request came through."""

@@ -1,0 +1,189 @@
+"""Rows of orgs and apps.
+
+Guarantees: what is deleted, softly or not, is not found here unless it is asked for by name with
+`deleted=True`. Names stay taken until the purge, so that an undelete always can succeed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apsw
+
+from petsem.crypto.keys import Purpose
+from petsem.errors import not_found
+from petsem.server import sql
+from petsem.server.keys import Owner
+
+
+@dataclass(frozen=True, slots=True)
+class OrgRow:
+    """An org as stored; times are Unix milliseconds."""
+
+    id: int
+    uid: bytes
+    name: str
+    created_at: int
+    deleted_at: int | None
+    purge_at: int | None
+
+    @property
+    def tokens_owner(self) -> Owner:
+        """Whose data key seals the org's root keys and idempotency records."""
+        return Owner(Purpose.TOKENS, self.id, self.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class AppRow:
+    """An app as stored; `secrets` and `size` (bytes) count its current version."""
+
+    id: int
+    incarnation: bytes
+    org: int
+    name: str
+    version: int
+    secrets: int
+    size: int
+    created_at: int
+    deleted_at: int | None
+    purge_at: int | None
+
+    def owner(self, org_uid: bytes) -> Owner:
+        """Whose data key seals the app's values and bundle."""
+        return Owner(Purpose.SECRETS, self.org, org_uid, self.id, self.incarnation)
+
+
+_ORG = "id, uid, name, created_at, deleted_at, purge_at"
+_APP = "id, incarnation, org, name, version, secrets, size, created_at, deleted_at, purge_at"
+
+
+def find_org(db: apsw.Connection, name: str, *, deleted: bool = False) -> OrgRow | None:
+    """The org of that name; a softly deleted one only on request."""
+    found = sql.one(db, f"SELECT {_ORG} FROM orgs WHERE name = ?", (name,))
+    if found is None or (found[4] is not None and not deleted):
+        return None
+    return OrgRow(*found)
+
+
+def get_org(db: apsw.Connection, name: str) -> OrgRow:
+    """The live org of that name, or `not_found`."""
+    org = find_org(db, name)
+    if org is None:
+        raise not_found(f"there is no org {name}")
+    return org
+
+
+def find_app(
+    db: apsw.Connection, org: OrgRow, name: str, *, deleted: bool = False
+) -> AppRow | None:
+    """The app of that name in `org`; a softly deleted one only on request."""
+    found = sql.one(db, f"SELECT {_APP} FROM apps WHERE org = ? AND name = ?", (org.id, name))
+    if found is None or (found[8] is not None and not deleted):
+        return None
+    return AppRow(*found)
+
+
+def get_app(db: apsw.Connection, org_name: str, name: str) -> tuple[OrgRow, AppRow]:
+    """The live org and app of these names, or `not_found`."""
+    org = find_org(db, org_name)
+    app = None if org is None else find_app(db, org, name)
+    if org is None or app is None:
+        raise not_found(f"there is no app {org_name}/{name}")
+    return org, app
+
+
+def app_by_id(db: apsw.Connection, app_id: int) -> tuple[bytes, AppRow] | None:
+    """The org's uid and the app of a row number, deleted or not."""
+    found = sql.one(
+        db,
+        "SELECT o.uid, "
+        + ", ".join(f"a.{c.strip()}" for c in _APP.split(","))
+        + " FROM apps a JOIN orgs o ON o.id = a.org WHERE a.id = ?",
+        (app_id,),
+    )
+    return None if found is None else (found[0], AppRow(*found[1:]))
+
+
+def list_orgs(db: apsw.Connection, after: str, limit: int) -> list[OrgRow]:
+    """Orgs by name, deleted ones too, from the first name beyond `after`."""
+    found = sql.rows(
+        db, f"SELECT {_ORG} FROM orgs WHERE name > ? ORDER BY name LIMIT ?", (after, limit)
+    )
+    return [OrgRow(*row) for row in found]
+
+
+def list_apps(db: apsw.Connection, org: OrgRow, after: str, limit: int) -> list[AppRow]:
+    """Apps of `org` by name, deleted ones too, from the first name beyond `after`."""
+    found = sql.rows(
+        db,
+        f"SELECT {_APP} FROM apps WHERE org = ? AND name > ? ORDER BY name LIMIT ?",
+        (org.id, after, limit),
+    )
+    return [AppRow(*row) for row in found]
+
+
+def insert_org(db: apsw.Connection, uid: bytes, name: str, now_ms: int) -> OrgRow:
+    """A new org's row."""
+    sql.run(db, "INSERT INTO orgs (uid, name, created_at) VALUES (?, ?, ?)", (uid, name, now_ms))
+    return OrgRow(db.last_insert_rowid(), uid, name, now_ms, None, None)
+
+
+def insert_app(
+    db: apsw.Connection, org: OrgRow, incarnation: bytes, name: str, now_ms: int
+) -> AppRow:
+    """A new app's row, at version 0."""
+    sql.run(
+        db,
+        "INSERT INTO apps (incarnation, org, name, created_at) VALUES (?, ?, ?, ?)",
+        (incarnation, org.id, name, now_ms),
+    )
+    return AppRow(db.last_insert_rowid(), incarnation, org.id, name, 0, 0, 0, now_ms, None, None)
+
+
+def mark_org(db: apsw.Connection, org: OrgRow, deleted: int | None, purge: int | None) -> None:
+    """Delete softly, or undo it with None."""
+    sql.run(
+        db, "UPDATE orgs SET deleted_at = ?, purge_at = ? WHERE id = ?", (deleted, purge, org.id)
+    )
+
+
+def mark_app(db: apsw.Connection, app: AppRow, deleted: int | None, purge: int | None) -> None:
+    """Delete softly, or undo it with None."""
+    sql.run(
+        db, "UPDATE apps SET deleted_at = ?, purge_at = ? WHERE id = ?", (deleted, purge, app.id)
+    )
+
+
+def purge_org(db: apsw.Connection, org_id: int) -> None:
+    """Remove an org and, by its foreign keys, all that was in it."""
+    sql.run(db, "DELETE FROM orgs WHERE id = ?", (org_id,))
+
+
+def purge_app(db: apsw.Connection, app_id: int) -> None:
+    """Remove an app and, by its foreign keys, all that was in it."""
+    sql.run(db, "DELETE FROM apps WHERE id = ?", (app_id,))
+
+
+def due_for_purge(db: apsw.Connection, now_ms: int, limit: int) -> tuple[list[int], list[int]]:
+    """Row numbers of orgs and of apps whose time to undelete is over."""
+    orgs = sql.rows(db, "SELECT id FROM orgs WHERE purge_at <= ? LIMIT ?", (now_ms, limit))
+    apps = sql.rows(db, "SELECT id FROM apps WHERE purge_at <= ? LIMIT ?", (now_ms, limit))
+    return [row[0] for row in orgs], [row[0] for row in apps]
+
+
+def read_settings(db: apsw.Connection, org_id: int) -> dict[str, str]:
+    """The settings that were set; defaults are the service's business."""
+    return dict(sql.rows(db, "SELECT key, value FROM org_settings WHERE org = ?", (org_id,)))
+
+
+def write_setting(db: apsw.Connection, org_id: int, key: str, value: str | None) -> None:
+    """Set one key, or with None put it back to its default."""
+    if value is None:
+        sql.run(db, "DELETE FROM org_settings WHERE org = ? AND key = ?", (org_id, key))
+        return
+    sql.run(
+        db,
+        "INSERT INTO org_settings (org, key, value) VALUES (?, ?, ?)"
+        " ON CONFLICT (org, key) DO UPDATE SET value = excluded.value",
+        (org_id, key, value),
+    )

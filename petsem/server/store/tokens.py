@@ -1,0 +1,230 @@
+"""Rows of root keys, issued tokens and revocations.
+
+A token's row is what makes it count: who it is, until when, and on whose authority it was minted.
+Rows stay while a token that they are an ancestor of may still be shown, so that revoking an
+ancestor keeps its effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apsw
+
+from petsem import limits
+from petsem.server import sql
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedRow:
+    """What the database knows of a presented token: its root key and, if issued, its row.
+
+    Every field after `org_deleted` is None when there is no such issued row.
+    """
+
+    envelope: bytes
+    org: int | None
+    org_uid: bytes | None
+    org_name: str | None
+    org_deleted: int | None
+    kind: int | None
+    subject: str | None
+    expires_at: int | None
+    parent: bytes | None
+    depth: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """An issued token; `caveats` is the JSON list of those it was minted with."""
+
+    nonce: bytes
+    org: int | None
+    root_key: bytes
+    kind: int
+    subject: str
+    parent: bytes | None
+    depth: int
+    caveats: str
+    label: str | None
+    created_at: int
+    created_by: str
+    expires_at: int
+    epoch: int
+    txid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRow:
+    """A revocation with its place in the feed."""
+
+    nonce: bytes
+    org_name: str | None
+    at: int
+    epoch: int
+    txid: int
+
+
+_TOKEN = (
+    "nonce, org, root_key, kind, subject, parent, depth, caveats, label, created_at, created_by,"
+    " expires_at, epoch, txid"
+)
+
+
+def look_up(db: apsw.Connection, root_key: bytes, nonce: bytes) -> IssuedRow | None:
+    """All that a verification needs in one statement; None if there is no such root key."""
+    found = sql.one(
+        db,
+        "SELECT r.envelope, r.org, o.uid, o.name, o.deleted_at, t.kind, t.subject, t.expires_at,"
+        " t.parent, t.depth, v.at FROM root_keys r LEFT JOIN orgs o ON o.id = r.org"
+        " LEFT JOIN tokens t ON t.nonce = ?2 AND t.root_key = r.id"
+        " LEFT JOIN revocations v ON v.nonce = ?2 WHERE r.id = ?1",
+        (root_key, nonce),
+    )
+    return None if found is None else IssuedRow(*found)
+
+
+def revoked_ancestor(db: apsw.Connection, parent: bytes) -> bool:
+    """Whether `parent`, or any token on whose authority it was minted, is revoked."""
+    found = sql.one(
+        db,
+        "WITH RECURSIVE chain (nonce, step) AS (SELECT ?1, 0 UNION ALL"
+        " SELECT t.parent, step + 1 FROM chain c JOIN tokens t ON t.nonce = c.nonce"
+        " WHERE t.parent IS NOT NULL AND step < ?2)"
+        " SELECT 1 FROM chain JOIN revocations USING (nonce) LIMIT 1",
+        (parent, limits.TOKEN_CHAIN_MAX),
+    )
+    return found is not None
+
+
+def primary_root_key(db: apsw.Connection, org: int | None) -> tuple[bytes, bytes]:
+    """(id, envelope) of the key that new tokens of an org, or of the cluster, are signed with."""
+    found = sql.rows(
+        db,
+        "SELECT id, envelope FROM root_keys WHERE coalesce(org, 0) = ? AND is_primary = 1",
+        (org or 0,),
+    )
+    return found[0][0], found[0][1]
+
+
+def root_key_envelope(db: apsw.Connection, key_id: bytes) -> bytes | None:
+    """The sealed root key of that id."""
+    found = sql.one(db, "SELECT envelope FROM root_keys WHERE id = ?", (key_id,))
+    return None if found is None else found[0]
+
+
+def add_root_key(
+    db: apsw.Connection, key_id: bytes, org: int | None, envelope: bytes, now_ms: int
+) -> list[bytes]:
+    """Make a root key the primary one; the ids of those that were, which keep verifying."""
+    retired = sql.rows(
+        db,
+        "UPDATE root_keys SET is_primary = 0 WHERE coalesce(org, 0) = ? AND is_primary = 1"
+        " RETURNING id",
+        (org or 0,),
+    )
+    sql.run(
+        db,
+        "INSERT INTO root_keys (id, org, envelope, is_primary, created_at) VALUES (?, ?, ?, 1, ?)",
+        (key_id, org, envelope, now_ms),
+    )
+    return [row[0] for row in retired]
+
+
+def insert(db: apsw.Connection, row: TokenRow) -> None:
+    """Issue a token."""
+    sql.run(
+        db,
+        f"INSERT INTO tokens ({_TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            row.nonce, row.org, row.root_key, row.kind, row.subject, row.parent, row.depth,
+            row.caveats, row.label, row.created_at, row.created_by, row.expires_at, row.epoch,
+            row.txid,
+        ),
+    )  # fmt: skip
+
+
+def get(db: apsw.Connection, nonce: bytes) -> TokenRow | None:
+    """The issued token of that nonce."""
+    found = sql.one(db, f"SELECT {_TOKEN} FROM tokens WHERE nonce = ?", (nonce,))
+    return None if found is None else TokenRow(*found)
+
+
+def list_issued(
+    db: apsw.Connection, org: int | None, after: tuple[int, bytes], limit: int
+) -> list[tuple[TokenRow, int | None]]:
+    """Issued tokens with the time each was revoked, oldest first, beyond (created_at, nonce)."""
+    columns = ", ".join(f"t.{c.strip()}" for c in _TOKEN.split(","))
+    found = sql.rows(
+        db,
+        f"SELECT {columns}, v.at FROM tokens t LEFT JOIN revocations v ON v.nonce = t.nonce"
+        " WHERE t.org IS ? AND (t.created_at, t.nonce) > (?, ?)"
+        " ORDER BY t.created_at, t.nonce LIMIT ?",
+        (org, *after, limit),
+    )
+    return [(TokenRow(*row[:-1]), row[-1]) for row in found]
+
+
+def revoke(
+    db: apsw.Connection,
+    token: TokenRow,
+    now_ms: int,
+    by: tuple[str, bytes],
+    at: tuple[int, int],
+) -> bool:
+    """Record a revocation by (subject, token) at (epoch, txid); False if it was revoked before."""
+    return (
+        sql.run(
+            db,
+            "INSERT INTO revocations (nonce, org, at, subject, token, epoch, txid)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (nonce) DO NOTHING",
+            (token.nonce, token.org, now_ms, *by, *at),
+        )
+        == 1
+    )
+
+
+def revocation(db: apsw.Connection, nonce: bytes) -> tuple[int, int, int] | None:
+    """(at, epoch, txid) of a token's revocation."""
+    found = sql.one(db, "SELECT at, epoch, txid FROM revocations WHERE nonce = ?", (nonce,))
+    return None if found is None else (found[0], found[1], found[2])
+
+
+def revocations_after(
+    db: apsw.Connection, org: int | None, all_orgs: bool, after: tuple[int, int], limit: int
+) -> list[RevocationRow]:
+    """Revocations past (epoch, txid) in order, of one org or of all. A page may be longer than
+    `limit`, because the rows of one transaction are never parted."""
+    columns = "v.nonce, o.name, v.at, v.epoch, v.txid"
+    source = "FROM revocations v LEFT JOIN orgs o ON o.id = v.org"
+    scope = "" if all_orgs else "v.org IS ?1 AND "
+    found = sql.rows(
+        db,
+        f"SELECT {columns} {source} WHERE {scope} ?1 IS ?1 AND (v.epoch, v.txid) > (?2, ?3)"
+        " ORDER BY v.epoch, v.txid LIMIT ?4",
+        (org, *after, limit),
+    )
+    if len(found) == limit:
+        last = found[-1][3:5]
+        found = [row for row in found if row[3:5] != last] + sql.rows(
+            db,
+            f"SELECT {columns} {source} WHERE {scope} ?1 IS ?1 AND v.epoch = ?2 AND v.txid = ?3",
+            (org, *last),
+        )
+    return [RevocationRow(*row) for row in found]
+
+
+def purge_expired(db: apsw.Connection, before_ms: int, limit: int) -> int:
+    """Forget tokens that expired before then, with their revocations, unless a token that was
+    minted on their authority is still kept; how many."""
+    found = sql.rows(
+        db,
+        "SELECT t.nonce FROM tokens t WHERE t.expires_at < ? AND NOT EXISTS"
+        " (SELECT 1 FROM tokens c WHERE c.parent = t.nonce) LIMIT ?",
+        (before_ms, limit),
+    )
+    for (nonce,) in found:
+        sql.run(db, "DELETE FROM revocations WHERE nonce = ?", (nonce,))
+        sql.run(db, "DELETE FROM tokens WHERE nonce = ?", (nonce,))
+    return len(found)

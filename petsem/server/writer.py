@@ -1,0 +1,371 @@
+"""The single writer: group commit on one connection.
+
+Whatever waits goes into one SQLite transaction, a savepoint per request, one COMMIT, one TXID.
+Statements run on the event loop and only COMMIT, checkpoints and the like on the helper thread:
+under a busy loop a statement on another thread waits for the GIL at every call.
+
+Guarantees: nobody is answered before the COMMIT that holds his savepoint; a request that fails
+takes no other with it; an unknown outcome is called `indeterminate`, never success or failure.
+Jobs may run more than once (the group may have to start again), so they change nothing but the
+database. It does not decide who may write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import apsw
+import structlog
+
+from petsem import limits
+from petsem.clock import Clock
+from petsem.errors import Code, PetsemError, limited, unavailable
+from petsem.model import Position
+from petsem.server import sql
+from petsem.server.changes import Changes
+from petsem.server.checkpoint import Checkpointer
+from petsem.server.database import open_writer, read_position
+from petsem.server.space import Space
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Connect = Callable[[], apsw.Connection]
+
+_DISK_OR_MEMORY = (apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.InterruptError)
+_BEGIN_TRIES = 200
+_BEGIN_PAUSE_S = 0.01
+
+
+@dataclass(slots=True)
+class Txn:
+    """What a job may use: the connection inside its savepoint, and where the transaction will be.
+
+    `changed` collects the row numbers of apps whose current version moved (their bundles are made
+    again once per group) and other topics that waiters are told of after the COMMIT.
+    """
+
+    db: apsw.Connection
+    position: Position
+    now_ms: int
+    changed: set[Hashable] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class _Request(Generic[T]):
+    job: Callable[[Txn], T]
+    done: asyncio.Future[T]
+    outcome: T | None = None
+    error: Exception | None = None
+    changed: set[Hashable] = field(default_factory=set)
+
+
+class Writer:
+    """Owns the writing connection; `submit` is the only way to change the database.
+
+    `finish` runs once per group before COMMIT with every changed topic (it rebuilds bundles).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        helper: ThreadPoolExecutor,
+        clock: Clock,
+        space: Space,
+        changes: Changes,
+        finish: Callable[[Txn], None],
+        vfs: str | None = None,
+        queue_max: int = limits.WRITE_QUEUE_MAX,
+    ) -> None:
+        self._path = path
+        self._vfs = vfs
+        self._helper = helper
+        self._clock = clock
+        self._space = space
+        self._changes = changes
+        self._finish = finish
+        self._queue: deque[_Request[Any]] = deque()
+        self._queue_max = queue_max
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._db: apsw.Connection | None = None
+        self._checkpointer = Checkpointer(path, vfs=vfs)
+        self._task: asyncio.Task[None] | None = None
+        self.position = Position(0, 0)
+        self.commits = 0
+        self.requests = 0
+        self.last_error: str | None = None
+
+    async def start(self, db: apsw.Connection) -> None:
+        """Take over `db`, already migrated and in its epoch, and begin to serve."""
+        self._adopt(db)
+        self._task = asyncio.create_task(self._run(), name="writer")
+
+    async def submit(self, job: Callable[[Txn], T]) -> T:
+        """Run `job` in the next group; its result once the group is committed and synced."""
+        if self._closing:
+            raise unavailable("the node is stopping; send the request to another node")
+        if len(self._queue) >= self._queue_max:
+            raise limited("too many writes are waiting on this node; try again shortly")
+        request: _Request[T] = _Request(job, asyncio.get_running_loop().create_future())
+        self._queue.append(request)
+        self._wake.set()
+        # Shielded: a client that goes away must not tear its savepoint out of a group.
+        return await asyncio.shield(request.done)
+
+    async def stop(self) -> None:
+        """Finish what waits, refuse the rest, checkpoint and close."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        if self._db is not None:
+            await self._on_helper(self._close)
+
+    async def checkpoint(self, mode: int) -> None:
+        """Checkpoint between two groups, such as TRUNCATE after values were destroyed."""
+        await self._on_helper(self._checkpointer.run, mode)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                await self._group()
+                await self._maybe_checkpoint()
+            if self._closing:
+                return
+
+    async def _group(self) -> None:
+        try:
+            self._space.check()
+            db = await self._begin()
+        except PetsemError as e:
+            while self._queue:
+                _fail(self._queue.popleft(), e)
+            return
+        group: list[_Request[Any]] = []
+        try:
+            await self._fill_and_commit(db, group)
+        except Exception as e:
+            # Not a request's error: those are caught one by one. Whatever it is, the connection is
+            # not to be trusted any further, and whether the group was stored is not known.
+            log.error("group_failed", exc_info=e)
+            self.last_error = type(e).__name__
+            await self._reopen()
+            for request in group:
+                _fail(request, _unknown_outcome())
+
+    async def _fill_and_commit(self, db: apsw.Connection, group: list[_Request[Any]]) -> None:
+        position = Position(self.position.epoch, self.position.txid + 1)
+        now_ms = self._clock.unix_ms()
+        deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
+        while self._queue and len(group) < limits.GROUP_MAX_REQUESTS:
+            request = self._queue.popleft()
+            group.append(request)
+            self._attempt(db, request, position, now_ms)
+            if not db.in_transaction:
+                self._void(group)
+                return
+            if self._clock.boot_s() > deadline_s:
+                break
+        await self._end(db, group, position, now_ms)
+
+    def _attempt(
+        self, db: apsw.Connection, request: _Request[Any], position: Position, now_ms: int
+    ) -> None:
+        """Run one job in its savepoint and note its outcome; whoever called looks at the
+        transaction afterwards, because SQLite may have ended it."""
+        txn = Txn(db, position, now_ms)
+        request.error = None
+        try:
+            db.execute("SAVEPOINT request")
+            request.outcome = request.job(txn)
+            db.execute("RELEASE request")
+            request.changed = txn.changed
+        except Exception as e:
+            request.error = e
+            if db.in_transaction:
+                db.execute("ROLLBACK TO request")
+                db.execute("RELEASE request")
+
+    def _void(self, group: list[_Request[Any]]) -> None:
+        """The last request of `group` made SQLite roll everything back: answer it alone, and put
+        the others back to the front of the queue, to run again without it."""
+        offender = group.pop()
+        cause = offender.error
+        assert cause is not None
+        log.error("transaction_ended_by_sqlite", error=type(cause).__name__)
+        _fail(offender, self._refusal(cause))
+        self._queue.extendleft(reversed(group))
+        group.clear()
+
+    def _refusal(self, cause: Exception) -> PetsemError:
+        """What to tell whoever asked for a write that is known not to have happened."""
+        if isinstance(cause, PetsemError):
+            return cause
+        self.last_error = type(cause).__name__
+        if isinstance(cause, apsw.FullError):
+            self._space.exhausted()
+            return _full()
+        if isinstance(cause, _DISK_OR_MEMORY):
+            return unavailable("the node could not write to its disk; see its log", retry_after_s=5)
+        if isinstance(cause, apsw.CorruptError):
+            return PetsemError(
+                Code.CORRUPT, "the database is damaged on disk; run 'petsem check' on this node"
+            )
+        log.error("write_failed", exc_info=cause)
+        return PetsemError(Code.INTERNAL, "internal error; see the node's log")
+
+    async def _end(
+        self, db: apsw.Connection, group: list[_Request[Any]], position: Position, now_ms: int
+    ) -> None:
+        good = [r for r in group if r.error is None]
+        for request in group:
+            if request.error is not None:
+                _fail(request, self._refusal(request.error))
+        if not good:
+            db.execute("ROLLBACK")
+            return
+        changed: set[Hashable] = set().union(*(r.changed for r in good))
+        try:
+            self._finish(Txn(db, position, now_ms, changed))
+            sql.run(db, "UPDATE position SET txid = ?", (position.txid,))
+        except Exception as e:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            refusal = self._refusal(e)
+            for request in good:
+                _fail(request, refusal)
+            return
+        try:
+            await self._on_helper(_commit, db)
+        except Exception as e:
+            await self._commit_failed(good, position, e)
+            return
+        self.position = position
+        self.commits += 1
+        self.requests += len(good)
+        for request in good:
+            if not request.done.done():
+                request.done.set_result(request.outcome)
+        self._changes.publish(changed)
+
+    async def _commit_failed(
+        self, good: list[_Request[Any]], position: Position, cause: Exception
+    ) -> None:
+        """A COMMIT that raised may still have happened. Reopen, see where the database is, and call
+        the outcome unknown; but a disk that was full before the commit frame got its place is a
+        plain refusal, because a WAL without that frame can never show the transaction."""
+        log.error("commit_failed", error=type(cause).__name__, position=str(position))
+        full = isinstance(cause, apsw.FullError)
+        if full:
+            self._space.exhausted()
+        self.last_error = f"COMMIT: {type(cause).__name__}"
+        await self._reopen()
+        answer = _full() if full and self.position.txid < position.txid else _unknown_outcome()
+        for request in good:
+            _fail(request, answer)
+        self._changes.publish_all()
+
+    async def _reopen(self) -> None:
+        pause_s = 0.05
+        while True:
+            try:
+                self._adopt(await self._on_helper(self._open_again))
+                return
+            except (apsw.Error, PetsemError, OSError) as e:
+                log.error("reopen_failed", error=type(e).__name__)
+                if self._closing:
+                    return
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 5.0)
+
+    def _open_again(self) -> apsw.Connection:
+        if self._db is not None:
+            self._db.close(True)
+            self._db = None
+        return open_writer(self._path, vfs=self._vfs)
+
+    def _adopt(self, db: apsw.Connection) -> None:
+        self._db = db
+        self.position = read_position(db)
+        db.set_wal_hook(self._checkpointer.committed)
+
+    async def _begin(self) -> apsw.Connection:
+        """BEGIN IMMEDIATE; a foreign process may hold the write lock for a moment."""
+        for _ in range(_BEGIN_TRIES):
+            if self._db is None:
+                raise unavailable("the node could not reopen its database; see its log")
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                await asyncio.sleep(_BEGIN_PAUSE_S)
+            except apsw.Error as e:
+                raise self._refusal(e) from e
+            else:
+                return self._db
+        raise unavailable(
+            "another process holds the database's write lock; end it", retry_after_s=5
+        )
+
+    async def _maybe_checkpoint(self) -> None:
+        mode = self._checkpointer.due(idle=not self._queue)
+        if mode is None:
+            return
+        try:
+            await self._on_helper(self._checkpointer.run, mode)
+        except apsw.FullError:
+            self._space.exhausted()
+        except (apsw.Error, PetsemError) as e:
+            self.last_error = f"checkpoint: {type(e).__name__}"
+            log.warning("checkpoint_failed", error=type(e).__name__)
+
+    async def _on_helper(self, call: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
+
+    def _close(self) -> None:
+        assert self._db is not None
+        try:
+            self._checkpointer.run(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except (apsw.Error, PetsemError) as e:
+            log.warning("checkpoint_failed", error=type(e).__name__)
+        self._checkpointer.close()
+        self._db.close()
+        self._db = None
+
+
+def _commit(db: apsw.Connection) -> None:
+    db.execute("COMMIT")
+
+
+def _full() -> PetsemError:
+    return unavailable(
+        "the node's disk is full, so it takes no writes; free space on it", retry_after_s=5
+    )
+
+
+def _unknown_outcome() -> PetsemError:
+    return PetsemError(
+        Code.INDETERMINATE,
+        "it is not known whether the write was stored; send it again with the same Idempotency-Key",
+    )
+
+
+def _fail(request: _Request[Any], error: PetsemError) -> None:
+    if not request.done.done():
+        request.done.set_exception(error)
+        # The client may be gone, and then nobody else looks at it.
+        request.done.exception()
