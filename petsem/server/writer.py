@@ -93,6 +93,7 @@ class Writer:
         self._finish = finish
         self._queue: deque[_Request[Any]] = deque()
         self._queue_max = queue_max
+        self._scrubs: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._db: apsw.Connection | None = None
@@ -129,9 +130,13 @@ class Writer:
         if self._db is not None:
             await self._on_helper(self._close)
 
-    async def checkpoint(self, mode: int) -> None:
-        """Checkpoint between two groups, such as TRUNCATE after values were destroyed."""
-        await self._on_helper(self._checkpointer.run, mode)
+    async def scrub(self) -> None:
+        """Between two groups, copy the WAL into the database and empty it, so that pages from
+        before a destroy do not live on in it. A foreign reader can only delay this."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._scrubs.append(done)
+        self._wake.set()
+        await asyncio.shield(done)
 
     @property
     def waiting(self) -> int:
@@ -142,9 +147,10 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._queue:
-                await self._group()
-                await self._maybe_checkpoint()
+            while self._queue or self._scrubs:
+                if self._queue:
+                    await self._group()
+                await self._checkpoint()
             if self._closing:
                 return
 
@@ -321,8 +327,10 @@ class Writer:
             "another process holds the database's write lock; end it", retry_after_s=5
         )
 
-    async def _maybe_checkpoint(self) -> None:
-        mode = self._checkpointer.due(idle=not self._queue)
+    async def _checkpoint(self) -> None:
+        scrubs, self._scrubs = self._scrubs, []
+        due = self._checkpointer.due(idle=not self._queue)
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if scrubs else due
         if mode is None:
             return
         try:
@@ -332,6 +340,8 @@ class Writer:
         except (apsw.Error, PetsemError) as e:
             self.last_error = f"checkpoint: {type(e).__name__}"
             log.warning("checkpoint_failed", error=type(e).__name__)
+        for done in scrubs:
+            done.set_result(None)
 
     async def _on_helper(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)

@@ -95,16 +95,14 @@ def listing(db: apsw.Connection, app_id: int) -> list[ListedRow]:
     return [ListedRow(*row) for row in found]
 
 
-def close(db: apsw.Connection, app_id: int, name: str, version: int) -> bool:
-    """End a name's current value with `version`; whether there was one."""
-    return (
-        sql.run(
-            db,
-            "UPDATE secrets SET until = ? WHERE app = ? AND name = ? AND until IS NULL",
-            (version, app_id, name),
-        )
-        == 1
+def close(db: apsw.Connection, app_id: int, name: str, version: int) -> int | None:
+    """End a name's current value with `version`; its size in bytes, or None if there was none."""
+    found = sql.rows(
+        db,
+        "UPDATE secrets SET until = ? WHERE app = ? AND name = ? AND until IS NULL RETURNING size",
+        (version, app_id, name),
     )
+    return found[0][0] if found else None
 
 
 def insert(db: apsw.Connection, app_id: int, row: SecretRow) -> None:

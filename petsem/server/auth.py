@@ -1,0 +1,223 @@
+"""Who is asking, and may they: one way through for every route and RPC.
+
+*Verify* (signatures, issued row, revocation) and *clear* (caveats against what is asked) are kept
+apart. Authority comes from the root key's row: an org's key can only act in its org, the cluster
+key in all, and caveats only take away.
+
+Guarantees: names in the request decide, before anyone looks whether they exist, so that a stranger
+cannot tell absent from forbidden. Revocations are looked up in the database at each verification,
+never only in this process's memory. It does not know routes; they bring their `Rule` and names.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+
+from petsem.clock import Clock
+from petsem.crypto.envelope import DamagedEnvelope, Record
+from petsem.crypto.keys import Purpose
+from petsem.errors import Code, PetsemError, invalid
+from petsem.model import Kind
+from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.policy import Rule, within_org_authority
+from petsem.server.store import tokens as rows
+from petsem.tokens.caveats import Access, SecretFilter, clear
+from petsem.tokens.identifier import Identifier
+from petsem.tokens.macaroon import derive_key
+from petsem.tokens.reasons import Reason, TokenRefused
+from petsem.tokens.text import parse_token
+from petsem.tokens.verifier import verify_signatures
+
+_ROOT_KEYS_MAX: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token whose signatures hold, which was issued here and is not revoked or expired.
+
+    `org` and `org_name` are of the root key and None for the cluster's. `caveats` are verified
+    but not cleared.
+    """
+
+    nonce: bytes
+    root_key: bytes
+    kind: Kind
+    subject: str
+    org: int | None
+    org_name: str | None
+    expires_at_ms: int
+    depth: int
+    caveats: tuple[bytes, ...]
+
+    @property
+    def token_id(self) -> str:
+        """The id that people and the API use: the nonce as 32 hexadecimal digits."""
+        return self.nonce.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a door knows of a request before its body: the token and where it comes from."""
+
+    token: str | None
+    ip: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names in a request that decide it. Those that a route does not have stay None.
+
+    `secrets` are all names that a write touches; `filterable` says that the answer may leave
+    names out, so that a `secret` caveat filters it.
+    """
+
+    org: str | None = None
+    app: str | None = None
+    machine: str | None = None
+    secrets: tuple[str, ...] | None = None
+    filterable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A verified token that has cleared one request, with the names it may see of it."""
+
+    token: Verified
+    filter: SecretFilter | None
+
+
+NO_NAMES: Final = Names()
+
+
+class Authenticator:
+    """Verifies tokens against this node's database and clears them against requests."""
+
+    def __init__(self, keys: Keys, clock: Clock, cluster_id: bytes, region: str) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._cluster_id = cluster_id
+        self._region = region
+        self._derived: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def authorize(
+        self, db: apsw.Connection, request: Request, rule: Rule, names: Names = NO_NAMES
+    ) -> Principal:
+        """The principal, or `unauthenticated` / `denied` with the token's reason."""
+        if not request.token:
+            raise PetsemError(
+                Code.UNAUTHENTICATED, "this needs a token; send it as 'Authorization: Bearer …'"
+            )
+        try:
+            token = self.verify(db, request.token)
+            return Principal(token, self.clear(token, rule, names, request.ip))
+        except TokenRefused as refused:
+            raise refused.as_error() from None
+
+    def verify(self, db: apsw.Connection, text: str) -> Verified:
+        """What the token stands for, or `TokenRefused`. Its caveats are not evaluated here."""
+        unverified = parse_token(text)
+        identifier = Identifier.parse(unverified.root.identifier)
+        if identifier.cluster_id != self._cluster_id:
+            raise TokenRefused(Reason.WRONG_CLUSTER)
+        row = rows.look_up(db, identifier.root_key_id, identifier.nonce)
+        if row is None or row.org_deleted is not None:
+            raise TokenRefused(Reason.UNKNOWN_KEY)
+        derived = self._derived.get(identifier.root_key_id)
+        if derived is None:
+            derived = self._derive(db, identifier.root_key_id, row)
+        caveats = verify_signatures(unverified, derived)
+        if row.kind is None or row.subject is None or row.expires_at is None or row.depth is None:
+            raise TokenRefused(Reason.NOT_ISSUED)
+        if row.kind != identifier.kind:
+            raise TokenRefused(Reason.NOT_ISSUED)
+        if row.revoked_at is not None or (
+            row.parent is not None and rows.revoked_ancestor(db, row.parent)
+        ):
+            raise TokenRefused(Reason.REVOKED)
+        if self._clock.unix_ms() >= row.expires_at:
+            raise TokenRefused(Reason.EXPIRED)
+        return Verified(
+            identifier.nonce, identifier.root_key_id, identifier.kind, row.subject, row.org,
+            row.org_name, row.expires_at, row.depth, caveats,
+        )  # fmt: skip
+
+    def clear(
+        self, token: Verified, rule: Rule, names: Names, ip: str | None
+    ) -> SecretFilter | None:
+        """Hold a request of this node's own against the token's authority and caveats."""
+        if rule.cluster_only and token.org is not None:
+            raise TokenRefused(
+                Reason.WRONG_ORG, "this needs a token of the cluster key, not of an org's"
+            )
+        if token.org is not None and names.org != token.org_name:
+            raise TokenRefused(Reason.WRONG_ORG)
+        attributes = {"action": rule.action, "region": self._region}
+        if names.org is not None:
+            attributes["org"] = names.org
+        if names.app is not None:
+            attributes["app"] = names.app
+        if names.machine:
+            attributes["machine"] = names.machine
+        if ip is not None:
+            attributes["ip"] = ip
+        if token.kind is Kind.PERSON:
+            attributes["user"] = token.subject.removeprefix("person:")
+        now_s = self._clock.unix_ms() // 1000
+        return clear(token.caveats, Access(attributes, now_s, names.secrets, names.filterable))
+
+    def clear_access(
+        self, token: Verified, access: Mapping[str, str], *, now_s: int | None = None
+    ) -> None:
+        """Hold an access that an API server describes against the token.
+
+        The org must be the root key's, `time` and `user` are the server's own, and the rest comes
+        from `access` only. `now_s` replaces the clock in a dry run.
+        """
+        org, action = access.get("org"), access.get("action")
+        if org is None or action is None:
+            raise invalid("access needs both org and action")
+        if token.org is not None:
+            if org != token.org_name:
+                raise TokenRefused(Reason.WRONG_ORG)
+            if not within_org_authority(action):
+                raise TokenRefused(
+                    Reason.WRONG_ORG, "this needs a token of the cluster key, not of an org's"
+                )
+        attributes = {k: v for k, v in access.items() if k not in ("time", "user")}
+        if token.kind is Kind.PERSON:
+            attributes["user"] = token.subject.removeprefix("person:")
+        if now_s is None:
+            now_s = self._clock.unix_ms() // 1000
+        clear(token.caveats, Access(attributes, now_s))
+
+    def still_holds(self, db: apsw.Connection, token: Verified) -> None:
+        """The part of a verification that can change after it: asked again inside a write's own
+        transaction, and by streams."""
+        row = rows.look_up(db, token.root_key, token.nonce)
+        if (
+            row is None
+            or row.kind is None
+            or row.org_deleted is not None
+            or row.revoked_at is not None
+            or (row.parent is not None and rows.revoked_ancestor(db, row.parent))
+        ):
+            raise TokenRefused(Reason.REVOKED).as_error()
+
+    def _derive(self, db: apsw.Connection, key_id: bytes, row: rows.IssuedRow) -> bytes:
+        owner = CLUSTER if row.org is None else Owner(Purpose.TOKENS, row.org, row.org_uid or b"")
+        place = owner.place(Record.ROOT_KEY, key_id)
+        try:
+            derived = derive_key(self._keys.open(db, owner, place, row.envelope))
+        except DamagedEnvelope:
+            raise PetsemError(
+                Code.CORRUPT, f"the root key {key_id.hex()} is damaged; run 'petsem check' here"
+            ) from None
+        if len(self._derived) >= _ROOT_KEYS_MAX:
+            self._derived.popitem(last=False)
+        self._derived[key_id] = derived
+        return derived

@@ -1,0 +1,243 @@
+"""The boot read: all secrets of one app for one machine, and word of new versions.
+
+Guarantees: an answer is one consistent version, complete but for what the token's caveats leave
+out, or an error; never a part. The position in it was read in the same transaction as the data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+
+from petsem import limits
+from petsem.crypto.keys import Purpose
+from petsem.errors import limited, not_found
+from petsem.model import Position, Role, check_secret_name
+from petsem.secretbytes import SecretBytes
+from petsem.server import sql
+from petsem.server.auth import Authenticator, Names, Principal, Request
+from petsem.server.bundles import Bundles
+from petsem.server.changes import POSITION, Changes
+from petsem.server.database import ReadPool
+from petsem.server.freshness import FreshnessSource
+from petsem.server.keys import Owner
+from petsem.server.policy import SECRETS_READ
+from petsem.server.service.waiting import check_fence, stale_version, until_fresh
+from petsem.server.store import secrets as rows
+from petsem.server.store.secrets import SecretRow
+
+RECHECK_S: Final = 10.0
+"""How often an open stream looks whether its token still holds."""
+_COALESCE_S: Final = 0.02
+
+_HEAD: Final = (
+    "SELECT p.epoch, p.txid, o.id, o.uid, a.id, a.incarnation, a.version, b.version, b.envelope"
+    " FROM position p LEFT JOIN orgs o ON o.name = ?1 AND o.deleted_at IS NULL"
+    " LEFT JOIN apps a ON a.org = o.id AND a.name = ?2 AND a.deleted_at IS NULL"
+    " LEFT JOIN bundles b ON b.app = a.id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """What a fetch asks for. `names` empty: all; `version` 0: the current one."""
+
+    org: str
+    app: str
+    version: int = 0
+    min_version: int = 0
+    min_position: Position | None = None
+    names: tuple[str, ...] = ()
+    known_etag: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One consistent version. `body` is the serialised FetchResponse without freshness, etag and
+    `filtered`; it is empty when the caller's etag still holds."""
+
+    version: int
+    etag: bytes
+    body: bytes
+    position: Position
+    filtered: bool
+    not_modified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    position: Position
+    owner: Owner
+    app_id: int
+    version: int
+    bundle: tuple[int, bytes] | None
+
+
+class Boot:
+    """Fetch and Watch. It reads with a pool, the keys and a source of freshness, nothing else."""
+
+    def __init__(
+        self,
+        *,
+        pool: ReadPool,
+        bundles: Bundles,
+        auth: Authenticator,
+        changes: Changes,
+        freshness: FreshnessSource,
+        streams_max: int = limits.GRPC_STREAMS_MAX,
+    ) -> None:
+        self._pool = pool
+        self._bundles = bundles
+        self._auth = auth
+        self._changes = changes
+        self._freshness = freshness
+        self._streams_max = streams_max
+        self._streams = 0
+
+    async def fetch(self, request: Request, machine: str, asked: Fetch) -> Fetched:
+        """The answer, once this node has reached what was asked for; else `stale`."""
+        names = Names(asked.org, asked.app, machine or None, None, filterable=True)
+
+        def read() -> Fetched:
+            with self._pool.snapshot() as db:
+                principal = self._auth.authorize(db, request, SECRETS_READ, names)
+                return self._read(db, principal, asked)
+
+        return await until_fresh(self._changes, POSITION, read)
+
+    def _read(self, db: apsw.Connection, principal: Principal, asked: Fetch) -> Fetched:
+        head = _head(db, asked.org, asked.app)
+        if asked.min_position is not None:
+            check_fence(db, head.position, asked.min_position)
+        if asked.min_version > head.version:
+            raise stale_version(head.version, asked.min_version)
+        if asked.version > head.version:
+            if self._freshness.role is Role.LEADER:
+                raise not_found(f"{asked.org}/{asked.app} has no version {asked.version} yet")
+            raise stale_version(head.version, asked.version)
+        whole = not asked.names and principal.filter is None
+        if whole and asked.version in (0, head.version):
+            tag, body = self._whole(db, head)
+        else:
+            tag, body = self._part(db, head, principal, asked)
+        same = bool(asked.known_etag) and SecretBytes(tag) == SecretBytes(asked.known_etag)
+        return Fetched(
+            version=asked.version or head.version,
+            etag=tag,
+            body=b"" if same else body,
+            position=head.position,
+            filtered=principal.filter is not None,
+            not_modified=same,
+        )
+
+    def _whole(self, db: apsw.Connection, head: _Head) -> tuple[bytes, bytes]:
+        if head.bundle is not None and head.bundle[0] == head.version:
+            opened = self._bundles.open(db, head.owner, *head.bundle)
+            if opened is not None:
+                return opened
+        stored = rows.current(db, head.app_id)
+        return self._bundles.from_rows(db, head.owner, head.version, stored)
+
+    def _part(
+        self, db: apsw.Connection, head: _Head, principal: Principal, asked: Fetch
+    ) -> tuple[bytes, bytes]:
+        """Some names, or an earlier version."""
+        version = asked.version or head.version
+        stored = (
+            rows.current(db, head.app_id)
+            if version == head.version
+            else rows.at_version(db, head.app_id, version)
+        )
+        chosen = stored
+        if asked.names:
+            by_name = {row.name: row for row in stored}
+            for name in asked.names:
+                check_secret_name(name)
+            admitted = [n for n in asked.names if _admits(principal, n)]
+            for name in admitted:
+                if name not in by_name:
+                    raise not_found(f"there is no secret {name} in {asked.org}/{asked.app}")
+            chosen = [by_name[name] for name in sorted(set(admitted))]
+        visible: list[SecretRow] = [row for row in chosen if _admits(principal, row.name)]
+        return self._bundles.from_rows(db, head.owner, version, visible)
+
+    async def watch(
+        self, request: Request, machine: str, org: str, app: str, after_version: int
+    ) -> AsyncIterator[tuple[int, Position]]:
+        """(version, position) at once if the app is past `after_version`, then at each change.
+
+        The token is looked at again at each event and every ten seconds.
+        """
+        names = Names(org, app, machine or None, None, filterable=True)
+
+        def read() -> _Head:
+            with self._pool.snapshot() as db:
+                self._auth.authorize(db, request, SECRETS_READ, names)
+                return _head(db, org, app)
+
+        head = read()
+        incarnation = head.owner.incarnation
+        with self._stream(), self._changes.subscribed(head.app_id) as event:
+            seen = after_version
+            while True:
+                event.clear()
+                head = read()
+                if head.owner.incarnation != incarnation:
+                    raise not_found(f"the app {org}/{app} was deleted and made again")
+                if head.version > seen:
+                    seen = head.version
+                    yield head.version, head.position
+                await _wait(event)
+
+    def _stream(self) -> _Counted:
+        if self._streams >= self._streams_max:
+            raise limited("this node has as many streams open as it takes; ask another node")
+        return _Counted(self._count)
+
+    def _count(self, change: int) -> None:
+        self._streams += change
+
+
+class _Counted:
+    """Counts an open stream for as long as it is open."""
+
+    def __init__(self, count: Callable[[int], None]) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._count(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._count(-1)
+
+
+async def _wait(event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(RECHECK_S):
+            await event.wait()
+    except TimeoutError:
+        return
+    # Many commits in a row become one look at the database.
+    await asyncio.sleep(_COALESCE_S)
+
+
+def _head(db: apsw.Connection, org: str, app: str) -> _Head:
+    row = sql.rows(db, _HEAD, (org, app))[0]
+    epoch, txid, org_id, org_uid, app_id, incarnation, version, bundled, envelope = row
+    if app_id is None:
+        raise not_found(f"there is no app {org}/{app}")
+    return _Head(
+        Position(epoch, txid),
+        Owner(Purpose.SECRETS, org_id, org_uid, app_id, incarnation),
+        app_id,
+        version,
+        None if envelope is None else (bundled, envelope),
+    )
+
+
+def _admits(principal: Principal, name: str) -> bool:
+    return principal.filter is None or principal.filter.admits(name)

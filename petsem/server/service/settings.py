@@ -1,0 +1,44 @@
+"""An org's settings: what may be set, the defaults, and how they are stored."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+import msgspec
+
+from petsem.errors import invalid
+from petsem.server.store import orgs
+from petsem.wire import http
+
+BOOT_MAX_STALENESS_DEFAULT_S: Final = 24 * 3600
+BOOT_MAX_STALENESS_MAX_S: Final = 30 * 24 * 3600
+
+
+def effective(db: apsw.Connection, org_id: int) -> http.Settings:
+    """The settings in force, defaults filled in."""
+    stored = orgs.read_settings(db, org_id)
+    wish = stored.get("durability")
+    staleness = stored.get("boot_max_staleness_s")
+    return http.Settings(
+        durability="local" if wish is None else msgspec.json.decode(wish, type=http.DurabilityWish),
+        boot_max_staleness_s=BOOT_MAX_STALENESS_DEFAULT_S if staleness is None else int(staleness),
+    )
+
+
+def write(db: apsw.Connection, org_id: int, patch: http.SettingsPatch) -> None:
+    """Change the keys that the patch names; null puts one back to its default."""
+    if not isinstance(patch.durability, msgspec.UnsetType):
+        wish = patch.durability
+        if isinstance(wish, http.ReplicatedDurability) and wish.replicated < 1:
+            raise invalid("durability replicated must be at least 1")
+        text = None if wish is None else msgspec.json.encode(wish).decode()
+        orgs.write_setting(db, org_id, "durability", text)
+    if not isinstance(patch.boot_max_staleness_s, msgspec.UnsetType):
+        seconds = patch.boot_max_staleness_s
+        if seconds is not None and not 0 <= seconds <= BOOT_MAX_STALENESS_MAX_S:
+            raise invalid(
+                f"boot_max_staleness_s is between 0 and {BOOT_MAX_STALENESS_MAX_S} seconds"
+            )
+        text = None if seconds is None else str(seconds)
+        orgs.write_setting(db, org_id, "boot_max_staleness_s", text)

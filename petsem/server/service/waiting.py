@@ -1,0 +1,87 @@
+"""Waiting for a version or a position that a reader asked for.
+
+A fence (e, t) holds if `epochs` places t in e and the snapshot is at or past it. If t lies beyond
+the end of e, the transaction is on a branch that is gone, and no waiting will bring it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import Final, TypeVar
+
+import apsw
+
+from petsem.errors import Code, Detail, PetsemError
+from petsem.model import Position
+from petsem.server import sql
+from petsem.server.changes import Changes
+
+T = TypeVar("T")
+
+WAIT_S: Final = 2.0
+"""How long a read waits for what it asked for before it answers `stale`."""
+
+
+def stale_position(have: Position, need: Position) -> PetsemError:
+    """The node has not reached what was asked for."""
+    return PetsemError(
+        Code.STALE,
+        f"this node is at {have} and has not reached {need}; ask another node, or later",
+        Detail(have=have, need=need),
+    )
+
+
+def stale_version(have: int, need: int) -> PetsemError:
+    """The app's version on this node is older than what was asked for."""
+    return PetsemError(
+        Code.STALE,
+        f"this node has version {have} of the app, not yet {need}; ask another node, or later",
+        Detail(have_version=have, need_version=need),
+    )
+
+
+def check_fence(db: apsw.Connection, have: Position, need: Position) -> None:
+    """Raise `stale` while the fence may still come to hold, `conflict` (LOST) when it cannot."""
+    if need.epoch < have.epoch:
+        found = sql.one(
+            db,
+            "SELECT first_txid FROM epochs WHERE epoch > ? ORDER BY epoch LIMIT 1",
+            (need.epoch,),
+        )
+        known = sql.one(db, "SELECT 1 FROM epochs WHERE epoch = ?", (need.epoch,))
+        if known is None or (found is not None and need.txid >= found[0]):
+            raise PetsemError(
+                Code.CONFLICT,
+                f"position {need} is on a branch that was lost; read again, then decide",
+                Detail(reason="LOST", have=have, need=need),
+            )
+    elif need.epoch > have.epoch or need.txid > have.txid:
+        raise stale_position(have, need)
+
+
+async def until_fresh(
+    changes: Changes, topic: Hashable, read: Callable[[], T], wait_s: float = WAIT_S
+) -> T:
+    """`read()`, again after each change while it says `stale`, for at most `wait_s` seconds."""
+    try:
+        return read()
+    except PetsemError as e:
+        if e.code is not Code.STALE:
+            raise
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + wait_s
+    with changes.subscribed(topic) as event:
+        while True:
+            event.clear()
+            try:
+                return read()
+            except PetsemError as e:
+                if e.code is not Code.STALE or loop.time() >= deadline_s:
+                    raise
+                last = e
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await event.wait()
+            except TimeoutError:
+                raise last from None

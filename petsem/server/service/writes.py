@@ -1,0 +1,146 @@
+"""What every write shares: the token checked again inside the transaction, idempotency, durability.
+
+Guarantees: a request that carries an Idempotency-Key happens at most once in 24 hours, whatever
+was lost on the way; its record is made in the request's own savepoint, so it exists exactly if the
+write does. The record holds nothing that is a credential: replies are made again from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+
+from petsem import limits
+from petsem.crypto.digest import body_mac
+from petsem.crypto.envelope import DamagedEnvelope, Place, Record
+from petsem.errors import Code, PetsemError, conflict, invalid
+from petsem.model import Position
+from petsem.server import sql
+from petsem.server.auth import Authenticator, Principal
+from petsem.server.keys import Keys, Owner
+from petsem.server.writer import Txn, Writer
+from petsem.wire import http
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+KEPT_MS: Final = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A write as the door saw it: what an Idempotency-Key is compared by."""
+
+    method: str
+    path: str
+    body: bytes
+    key: str | None = None
+
+
+class Writes:
+    """Runs jobs in the writer on behalf of a principal."""
+
+    def __init__(self, writer: Writer, keys: Keys, auth: Authenticator) -> None:
+        self._writer = writer
+        self._keys = keys
+        self._auth = auth
+
+    async def once(
+        self,
+        principal: Principal,
+        call: Call,
+        owner: Callable[[Txn], tuple[int | None, Owner]],
+        outcome: type[T],
+        job: Callable[[Txn], T],
+    ) -> tuple[T, Position]:
+        """The outcome of `job` and the position of the transaction that did it, now or before.
+
+        `owner` finds the org's row number and whose key seals the idempotency record; it raises
+        `not_found` as the job itself would.
+        """
+        _check_key(call.key)
+
+        def run(txn: Txn) -> tuple[T, Position]:
+            self._auth.still_holds(txn.db, principal.token)
+            if call.key is None:
+                return job(txn), txn.position
+            org, whose = owner(txn)
+            before = self._recall(txn, principal, call, whose, outcome)
+            if before is not None:
+                return before
+            done = job(txn)
+            self._remember(txn, principal, call, org, whose, done)
+            return done, txn.position
+
+        return await self._writer.submit(run)
+
+    async def scrub(self) -> None:
+        """After values were destroyed: see that the overwritten pages are on the disk."""
+        await self._writer.scrub()
+
+    def _recall(
+        self, txn: Txn, principal: Principal, call: Call, owner: Owner, outcome: type[T]
+    ) -> tuple[T, Position] | None:
+        found = sql.one(
+            txn.db,
+            "SELECT body_mac, data_key, outcome, epoch, txid FROM idempotency"
+            " WHERE nonce = ? AND method = ? AND path = ? AND key = ? AND at > ?",
+            (principal.token.nonce, call.method, call.path, call.key, txn.now_ms - KEPT_MS),
+        )
+        if found is None:
+            return None
+        mac, data_key, sealed, epoch, txid = found
+        try:
+            key = self._keys.data_key(txn.db, owner, data_key)
+            if mac != body_mac(key, call.body):
+                raise conflict("this Idempotency-Key was used with another body; take a new key")
+            stored = self._keys.open(txn.db, owner, self._place(owner, principal, call), sealed)
+        except DamagedEnvelope:
+            raise PetsemError(
+                Code.CORRUPT, "the record of this Idempotency-Key is damaged; take a new key"
+            ) from None
+        return msgspec.json.decode(stored, type=outcome), Position(epoch, txid)
+
+    def _remember(
+        self, txn: Txn, principal: Principal, call: Call, org: int | None, owner: Owner, done: T
+    ) -> None:
+        key = self._keys.primary(txn.db, owner)
+        sealed = self._keys.seal(
+            txn.db, owner, self._place(owner, principal, call), msgspec.json.encode(done)
+        )
+        sql.run(
+            txn.db,
+            "INSERT OR REPLACE INTO idempotency"
+            " (nonce, method, path, key, org, body_mac, data_key, outcome, epoch, txid, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                principal.token.nonce, call.method, call.path, call.key, org,
+                body_mac(key, call.body), key.id, sealed,
+                txn.position.epoch, txn.position.txid, txn.now_ms,
+            ),
+        )  # fmt: skip
+
+    def _place(self, owner: Owner, principal: Principal, call: Call) -> Place:
+        scope = b"\0".join(
+            (
+                principal.token.nonce.hex().encode(),
+                call.method.encode(),
+                call.path.encode(),
+                (call.key or "").encode(),
+            )
+        )
+        return owner.place(Record.IDEMPOTENCY, scope)
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (
+        0 < len(key) <= limits.IDEMPOTENCY_KEY_MAX_CHARS and key.isascii() and key.isprintable()
+    ):
+        raise invalid("an Idempotency-Key is 1 to 128 printable ASCII characters")
+
+
+def durability(wish: http.DurabilityWish) -> http.DurabilityReport:
+    """What is true of a write that this node has committed and synced, and nobody else holds."""
+    return http.DurabilityReport(asked=wish, met=wish == "local", replicated_to=[])
