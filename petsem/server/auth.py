@@ -104,6 +104,10 @@ class Authenticator:
         self._region = region
         self._derived: OrderedDict[bytes, bytes] = OrderedDict()
 
+    def now_ms(self) -> int:
+        """The time that tokens are held against."""
+        return self._clock.unix_ms()
+
     def authorize(
         self, db: apsw.Connection, request: Request, rule: Rule, names: Names = NO_NAMES
     ) -> Principal:

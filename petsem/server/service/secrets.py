@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import apsw
 import msgspec
@@ -28,7 +27,7 @@ from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource, to_http
 from petsem.server.keys import Keys, Owner
 from petsem.server.service.settings import effective
-from petsem.server.service.writes import Call, Writes, durability
+from petsem.server.service.writes import Call, Writes, durability, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import secrets as rows
 from petsem.server.store.orgs import AppRow
@@ -36,8 +35,6 @@ from petsem.server.store.secrets import SecretRow, VersionRow
 from petsem.server.writer import Txn
 from petsem.tokens.caveats import SecretFilter
 from petsem.wire import http
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 _NEVER: Final = 2**63 - 1
 
@@ -154,7 +151,7 @@ class Secrets:
             wish = batch.durability or effective(txn.db, org_row.id).durability
             return _Written(version, written, list(batch.unset), wish)
 
-        done, position = await self._once(principal, call, org, app, _Written, job)
+        done, position = await self._writes.once(principal, call, owned_by(org), _Written, job)
         return _patched(done, position)
 
     async def rollback(
@@ -195,7 +192,7 @@ class Secrets:
             wish = body.durability or effective(txn.db, org_row.id).durability
             return _Written(version, changed, sorted(gone), wish)
 
-        done, position = await self._once(principal, call, org, app, _Written, job)
+        done, position = await self._writes.once(principal, call, owned_by(org), _Written, job)
         return _patched(done, position)
 
     async def destroy(
@@ -213,7 +210,7 @@ class Secrets:
                 return self._destroy_all(txn, principal, app_row, body.names)
             return _destroy_one(txn, app_row, body.names, body.version)
 
-        done, position = await self._once(principal, call, org, app, _Destroyed, job)
+        done, position = await self._writes.once(principal, call, owned_by(org), _Destroyed, job)
         await self._writes.scrub()
         return http.Destroyed(
             version=done.version,
@@ -346,21 +343,6 @@ class Secrets:
         place = owner.place(Record.VALUE, name.encode(), version)
         envelope = seal(key, place, value)
         return SecretRow(name, version, version, digest, envelope, len(value))
-
-    async def _once(
-        self,
-        principal: Principal,
-        call: Call,
-        org: str,
-        app: str,
-        outcome: type[T],
-        job: Callable[[Txn], T],
-    ) -> tuple[T, Position]:
-        def owner(txn: Txn) -> tuple[int, Owner]:
-            org_row, _ = orgs.get_app(txn.db, org, app)
-            return org_row.id, org_row.tokens_owner
-
-        return await self._writes.once(principal, call, owner, outcome, job)
 
 
 def _weight(name: str, size: int) -> int:

@@ -20,7 +20,8 @@ from petsem.errors import Code, PetsemError, conflict, invalid
 from petsem.model import Position
 from petsem.server import sql
 from petsem.server.auth import Authenticator, Principal
-from petsem.server.keys import Keys, Owner
+from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.store import orgs
 from petsem.server.writer import Txn, Writer
 from petsem.wire import http
 
@@ -132,6 +133,18 @@ class Writes:
             )
         )
         return owner.place(Record.IDEMPOTENCY, scope)
+
+
+def owned_by(org: str | None) -> Callable[[Txn], tuple[int | None, Owner]]:
+    """Whose key seals the idempotency records of calls on an org; None: the cluster's."""
+
+    def find(txn: Txn) -> tuple[int | None, Owner]:
+        if org is None:
+            return None, CLUSTER
+        row = orgs.get_org(txn.db, org)
+        return row.id, row.tokens_owner
+
+    return find
 
 
 def _check_key(key: str | None) -> None:

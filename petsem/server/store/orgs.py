@@ -65,6 +65,12 @@ def find_org(db: apsw.Connection, name: str, *, deleted: bool = False) -> OrgRow
     return OrgRow(*found)
 
 
+def org_by_id(db: apsw.Connection, org_id: int) -> OrgRow | None:
+    """The org of a row number, deleted or not."""
+    found = sql.one(db, f"SELECT {_ORG} FROM orgs WHERE id = ?", (org_id,))
+    return None if found is None else OrgRow(*found)
+
+
 def get_org(db: apsw.Connection, name: str) -> OrgRow:
     """The live org of that name, or `not_found`."""
     org = find_org(db, name)

@@ -1,0 +1,56 @@
+"""Becoming leader of a database: the epoch is raised before the first write.
+
+Guarantees: the number is bound durably in `state.json` before the transaction that uses it, so a
+crash between the two leaves a number unused, never one used twice. Leases and elections are not
+here; with the embedded `static` leaser the directory's only process leads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import apsw
+
+from petsem.errors import PetsemError, conflict
+from petsem.model import Position
+from petsem.server import sql
+from petsem.server.database import read_position
+from petsem.server.datadir import DataDir
+from petsem.server.schema import migrate, refuse_newer
+
+
+def open_epoch(db: apsw.Connection, datadir: DataDir, node_id: str, now_ms: int) -> Position:
+    """Migrate the database if it is older, and begin this start's epoch in a transaction."""
+    refuse_newer(db)
+    state = datadir.read_state()
+    if state.role != "leader":
+        raise conflict("this node is a replica; it follows the leader and cannot be started as one")
+    before = read_position(db)
+    epoch = max(before.epoch, state.bound_epoch) + 1
+    datadir.write_state(dataclasses.replace(state, bound_epoch=epoch, bound_leader=node_id))
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        migrate(db)
+        position = begin_epoch(db, Position(epoch, before.txid + 1), node_id, now_ms)
+        db.execute("COMMIT")
+    except (apsw.Error, PetsemError):
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return position
+
+
+def begin_epoch(db: apsw.Connection, position: Position, node_id: str, now_ms: int) -> Position:
+    """Write the epoch's row and move to its first position, inside the caller's transaction."""
+    sql.run(
+        db,
+        "INSERT INTO epochs (epoch, first_txid, leader, at) VALUES (?, ?, ?, ?)",
+        (position.epoch, position.txid, node_id, now_ms),
+    )
+    sql.run(
+        db,
+        "INSERT INTO position (id, epoch, txid) VALUES (1, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, txid = excluded.txid",
+        (position.epoch, position.txid),
+    )
+    return position

@@ -1,0 +1,150 @@
+"""`petsem serve`: the composition root of a node.
+
+One process, one event loop: Litestar and Connect under uvicorn, grpc.aio, the writer. Guarantees:
+SIGTERM or SIGINT stops taking work, finishes what was accepted within `drain_s`, and exits 0; a
+start that cannot work says why in one sentence and exits with the error's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+
+from petsem import __version__
+from petsem.server.api.app import create_app
+from petsem.server.config import HttpConfig, check_binds, load_config
+from petsem.server.datadir import DataDir
+from petsem.server.http_protocol import HttpLimits, protocol_class
+from petsem.server.logs import configure_logging, loop_exception_handler
+from petsem.server.node import Node, build_node
+from petsem.server.notify import notify
+from petsem.server.rpc.connect import connect_app
+from petsem.server.rpc.server import start_grpc
+from petsem.server.tls import server_context
+
+log = structlog.get_logger(__name__)
+
+
+def serve(data_dir: Path, *, insecure: bool, environ: Mapping[str, str]) -> int:
+    """Run the node until it is told to stop; the exit code."""
+    os.umask(0o077)
+    # A core dump would hold keys and secrets.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    datadir = DataDir(data_dir)
+    config = load_config(datadir)
+    configure_logging(config.log, sys.stderr)
+    for warning in check_binds(config, insecure):
+        log.warning("insecure", message=warning)
+    with datadir.lock():
+        uvloop.run(_serve(datadir, dict(environ)))
+    return 0
+
+
+async def _serve(datadir: DataDir, environ: dict[str, str]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(loop_exception_handler)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    node = build_node(datadir, environ)
+    await node.start()
+    try:
+        await _doors(node, stopping, environ.get("NOTIFY_SOCKET"))
+    finally:
+        await node.stop()
+        log.info("stopped")
+
+
+async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None) -> None:
+    """Open the doors, wait for the end, and close them in order."""
+    listener = _listen(node.config.http)
+    http = _http_server(node)
+    grpc = await start_grpc(node)
+    serving = asyncio.create_task(http.serve([listener]), name="http")
+    stop = asyncio.create_task(stopping.wait())
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(node.keyring.reload()))
+    host, port = listener.getsockname()[:2]
+    log.info(
+        "serving",
+        version=__version__,
+        node=node.identity.node_id,
+        region=node.identity.region,
+        position=str(node.writer.position),
+        http=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        grpc=grpc.address,
+    )
+    notify(notify_socket, "READY=1")
+    await asyncio.wait({stop, serving}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    notify(notify_socket, "STOPPING=1")
+    log.info("draining")
+    node.status.draining = True
+    http.should_exit = True
+    await asyncio.gather(grpc.stop(node.config.limits.drain_s), serving)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the node has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _http_server(node: Node) -> uvicorn.Server:
+    limits = node.config.limits
+    bounds = HttpLimits(
+        connections_max=limits.http_connections,
+        header_deadline_s=limits.http_header_deadline_s,
+        body_deadline_s=limits.http_body_deadline_s,
+    )
+    config = uvicorn.Config(
+        _route(create_app(node), connect_app(node)),
+        http=protocol_class(bounds),
+        ws="none",
+        lifespan="off",
+        loop="none",
+        proxy_headers=False,
+        server_header=False,
+        date_header=True,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=int(limits.http_keep_alive_s),
+        timeout_graceful_shutdown=int(limits.drain_s),
+    )
+    config.load()
+    if node.config.http.tls is not None:
+        config.ssl = server_context(node.config.http.tls)
+    return _Server(config)
+
+
+def _route(api: Any, connect: Any) -> Any:
+    """Connect's paths go past the router: it is the cheap way in."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/petsem.v1."):
+            await connect(scope, receive, send)
+        else:
+            await api(scope, receive, send)
+
+    return app
+
+
+def _listen(http: HttpConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in http.bind.host else socket.AF_INET
+    listener = socket.create_server((http.bind.host, http.bind.port), family=family, backlog=1024)
+    listener.setblocking(False)
+    return listener

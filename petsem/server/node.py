@@ -1,0 +1,146 @@
+"""The running node: its parts, wired once. The doors get a `Node` and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from petsem.clock import Clock, SystemClock
+from petsem.server.auth import Authenticator
+from petsem.server.bundles import Bundles
+from petsem.server.changes import Changes
+from petsem.server.config import Config, load_config
+from petsem.server.database import ReadPool, open_writer
+from petsem.server.datadir import DataDir, NodeIdentity
+from petsem.server.freshness import FreshnessSource
+from petsem.server.housekeeping import Housekeeping
+from petsem.server.keyring_source import KeyringSource, load_keyring
+from petsem.server.keys import Keys
+from petsem.server.leadership import open_epoch
+from petsem.server.service.boot import Boot
+from petsem.server.service.keyring import KeyringService
+from petsem.server.service.orgs import Orgs
+from petsem.server.service.secrets import Secrets
+from petsem.server.service.status import StatusService
+from petsem.server.service.tokens import Tokens
+from petsem.server.service.verify import Verification
+from petsem.server.service.writes import Writes
+from petsem.server.space import Space
+from petsem.server.writer import Writer
+
+
+@dataclass(slots=True)
+class Node:
+    """Everything that a request may need."""
+
+    datadir: DataDir
+    identity: NodeIdentity
+    config: Config
+    clock: Clock
+    keys: Keys
+    space: Space
+    changes: Changes
+    helper: ThreadPoolExecutor
+    pool: ReadPool
+    writer: Writer
+    auth: Authenticator
+    freshness: FreshnessSource
+    orgs: Orgs
+    secrets: Secrets
+    boot: Boot
+    tokens: Tokens
+    verification: Verification
+    keyring: KeyringService
+    status: StatusService
+    housekeeping: Housekeeping
+
+    async def start(self) -> None:
+        """Open the database, begin this start's epoch, and take writes."""
+        loop = asyncio.get_running_loop()
+        self.space.restore()
+        db = await loop.run_in_executor(self.helper, open_writer, self.datadir.database)
+        await loop.run_in_executor(
+            self.helper, open_epoch, db, self.datadir, self.identity.node_id, self.clock.unix_ms()
+        )
+        await self.writer.start(db)
+        await self.keyring.start()
+        self.housekeeping.start()
+
+    async def stop(self) -> None:
+        """Finish what was accepted, then close; the doors are closed before."""
+        await self.housekeeping.stop()
+        await self.writer.stop()
+        self.pool.close()
+        self.helper.shutdown()
+
+
+def build_node(
+    datadir: DataDir,
+    environ: dict[str, str],
+    *,
+    clock: Clock | None = None,
+    vfs: str | None = None,
+) -> Node:
+    """Wire a node from its directory. Nothing of the database is opened yet.
+
+    Call it inside the event loop. `environ` is read for the keyring only. `vfs` names the SQLite
+    VFS, for tests in which a disk fails.
+    """
+    clock = clock or SystemClock()
+    identity = datadir.read_identity()
+    config = load_config(datadir)
+    source = KeyringSource.of(datadir, config.keyring, environ)
+    keys = Keys(load_keyring(source))
+    space = Space(datadir.path)
+    changes = Changes()
+    helper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="petsem-helper")
+    pool = ReadPool(datadir.database, vfs=vfs)
+    bundles = Bundles(keys)
+    writer = Writer(
+        datadir.database,
+        helper=helper,
+        clock=clock,
+        space=space,
+        changes=changes,
+        finish=bundles.finish,
+        vfs=vfs,
+        queue_max=config.limits.write_queue,
+    )
+    auth = Authenticator(keys, clock, identity.cluster_id, identity.region)
+    freshness = FreshnessSource(identity.node_id, identity.region, clock)
+    writes = Writes(writer, keys, auth)
+    keyring = KeyringService(writes=writes, writer=writer, pool=pool, keys=keys, source=source)
+    return Node(
+        datadir=datadir,
+        identity=identity,
+        config=config,
+        clock=clock,
+        keys=keys,
+        space=space,
+        changes=changes,
+        helper=helper,
+        pool=pool,
+        writer=writer,
+        auth=auth,
+        freshness=freshness,
+        orgs=Orgs(writes=writes, pool=pool, keys=keys),
+        secrets=Secrets(writes=writes, pool=pool, keys=keys, bundles=bundles, freshness=freshness),
+        boot=Boot(
+            pool=pool,
+            bundles=bundles,
+            auth=auth,
+            changes=changes,
+            freshness=freshness,
+            streams_max=config.limits.watch_streams,
+        ),
+        tokens=Tokens(
+            writes=writes, pool=pool, keys=keys, auth=auth, cluster_id=identity.cluster_id
+        ),
+        verification=Verification(
+            pool=pool, auth=auth, changes=changes, streams_max=config.limits.watch_streams
+        ),
+        keyring=keyring,
+        status=StatusService(),
+        housekeeping=Housekeeping(),
+    )

@@ -1,0 +1,317 @@
+"""Minting, revoking and listing tokens, and rotating root keys.
+
+Guarantees: a token never holds more authority than the one that asked for it: each action asked
+for is one that the asker's own token clears, every first-party caveat of the asker but `time` and
+`user` is inherited, and revoking the asker's token ends the new one. What is stored of a token is
+never enough to use it; a repeated mint derives the same token again from its row.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+import msgspec
+
+from petsem import limits
+from petsem.clock import rfc3339
+from petsem.crypto.envelope import DamagedEnvelope, Record
+from petsem.crypto.keys import random_id
+from petsem.errors import Code, Detail, PetsemError, invalid, not_found
+from petsem.model import Kind, Position, check_org
+from petsem.server.auth import Authenticator, Names, Principal
+from petsem.server.changes import REVOCATIONS
+from petsem.server.database import ReadPool
+from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.policy import Rule, within_org_authority
+from petsem.server.service.kinds import LIFE_MAX_S, kind_for
+from petsem.server.service.writes import Call, Writes, durability, owned_by
+from petsem.server.store import orgs
+from petsem.server.store import tokens as rows
+from petsem.server.store.tokens import TokenRow
+from petsem.server.writer import Txn
+from petsem.tokens.caveats import actions_of, expiry_of, inherited_of, values_of
+from petsem.tokens.grammar import Predicate, parse_predicate, parse_predicates
+from petsem.tokens.identifier import Identifier
+from petsem.tokens.mint import ROOT_SECRET_BYTES, mint
+from petsem.tokens.reasons import Reason, TokenRefused
+from petsem.tokens.text import encode_token
+from petsem.wire import http
+
+_PAGE_BREAK: Final = "."
+
+
+class _MintedRow(msgspec.Struct, frozen=True):
+    """What an idempotency record keeps of a mint: the nonce, from which the row is found."""
+
+    nonce: str
+
+
+class _RevokedRow(msgspec.Struct, frozen=True):
+    nonce: str
+    revoked_at: int
+
+
+class _Rotated(msgspec.Struct, frozen=True):
+    key_id: str
+    retired: list[str]
+
+
+class Tokens:
+    """The operations on tokens. Callers have authorised the principal for the org."""
+
+    def __init__(
+        self,
+        *,
+        writes: Writes,
+        pool: ReadPool,
+        keys: Keys,
+        auth: Authenticator,
+        cluster_id: bytes,
+    ) -> None:
+        self._writes = writes
+        self._pool = pool
+        self._keys = keys
+        self._auth = auth
+        self._cluster_id = cluster_id
+
+    async def mint(self, principal: Principal, call: Call, body: http.Mint) -> http.Minted:
+        """A new token on the principal's authority."""
+        kind = kind_for(body.kind, body.org)
+        label = _check_label(body.label)
+        caveats = self._caveats(principal, body)
+
+        def job(txn: Txn) -> _MintedRow:
+            org = None if body.org is None else orgs.get_org(txn.db, body.org).id
+            expires_at = _expiry(caveats, kind, txn.now_ms)
+            asker = principal.token
+            if asker.depth >= limits.TOKEN_CHAIN_MAX:
+                raise invalid(
+                    f"authority is passed on by minting at most {limits.TOKEN_CHAIN_MAX} times; "
+                    "attenuate the token instead"
+                )
+            nonce = random_id()
+            root_key, _ = rows.primary_root_key(txn.db, org)
+            rows.insert(
+                txn.db,
+                TokenRow(
+                    nonce=nonce,
+                    org=org,
+                    root_key=root_key,
+                    kind=kind,
+                    subject=f"{kind.text}:{nonce.hex()}",
+                    parent=asker.nonce,
+                    depth=asker.depth + 1,
+                    caveats=msgspec.json.encode([str(p) for p in caveats]).decode(),
+                    label=label,
+                    created_at=txn.now_ms,
+                    created_by=asker.subject,
+                    expires_at=expires_at,
+                    epoch=txn.position.epoch,
+                    txid=txn.position.txid,
+                ),
+            )
+            return _MintedRow(nonce.hex())
+
+        done, position = await self._writes.once(
+            principal, call, owned_by(body.org), _MintedRow, job
+        )
+        with self._pool.snapshot() as db:
+            return self._derive(db, bytes.fromhex(done.nonce), position)
+
+    def _caveats(self, principal: Principal, body: http.Mint) -> tuple[Predicate, ...]:
+        """The caveats of the new token: its org, those asked for, and the asker's."""
+        asked = parse_predicates(body.caveats)
+        actions = actions_of(asked)
+        if not actions:
+            raise invalid("a token needs an action caveat, such as 'action = secrets:read'")
+        if expiry_of(asked) is None:
+            raise invalid("a token needs a time caveat, such as 'time < 2027-01-01T00:00:00Z'")
+        own = values_of(asked, "org")
+        if body.org is not None and own is not None and own != {body.org}:
+            raise invalid("the org caveat comes from the field org; leave it out of caveats")
+        self._require_actions(principal, body.org, actions)
+        inherited = parse_predicates(
+            inherited_of(filter(None, map(parse_predicate, principal.token.caveats)))
+        )
+        first = () if body.org is None else parse_predicates([f"org = {check_org(body.org)}"])
+        caveats = tuple(dict.fromkeys((*first, *asked, *inherited)))
+        if len(caveats) > limits.CAVEATS_MAX:
+            raise invalid(
+                f"a token has at most {limits.CAVEATS_MAX} caveats, inherited ones included"
+            )
+        return caveats
+
+    def _require_actions(
+        self, principal: Principal, org: str | None, actions: frozenset[str]
+    ) -> None:
+        """Each action must be one that the asker's own token clears, and the key's to give."""
+        for action in sorted(actions):
+            if org is not None and not within_org_authority(action):
+                raise PetsemError(
+                    Code.DENIED,
+                    f"an org's token cannot hold {action}; mint it without an org",
+                    Detail(reason=Reason.CAVEAT.value),
+                )
+            try:
+                self._auth.clear(principal.token, Rule(action), Names(org), None)
+            except TokenRefused as refused:
+                raise PetsemError(
+                    Code.DENIED,
+                    f"your token does not hold {action}, so it cannot pass it on",
+                    Detail(reason=refused.reason.value, caveat=refused.caveat),
+                ) from None
+
+    def _derive(self, db: apsw.Connection, nonce: bytes, position: Position) -> http.Minted:
+        """The token of an issued row: the same bytes each time."""
+        row = rows.get(db, nonce)
+        envelope = None if row is None else rows.root_key_envelope(db, row.root_key)
+        if row is None or envelope is None:
+            raise not_found("the token that this Idempotency-Key minted is gone; take a new key")
+        owner = CLUSTER if row.org is None else _owner_of(db, row.org)
+        identifier = Identifier(
+            self._cluster_id, Kind(row.kind), row.root_key, nonce, row.epoch, row.txid
+        )
+        try:
+            secret = self._keys.open(
+                db, owner, owner.place(Record.ROOT_KEY, row.root_key), envelope
+            )
+        except DamagedEnvelope:
+            raise PetsemError(
+                Code.CORRUPT, "the root key is damaged; rotate it, or run 'petsem check' here"
+            ) from None
+        token = mint(secret, identifier, msgspec.json.decode(row.caveats, type=list[str]))
+        return http.Minted(
+            token=encode_token(token),
+            id=nonce.hex(),
+            expires_at=rfc3339(row.expires_at),
+            position=str(position),
+        )
+
+    async def revoke(
+        self, principal: Principal, call: Call, org: str | None, token_id: str
+    ) -> http.Revoked:
+        """End a token and all that was attenuated from it or minted on its authority."""
+        nonce = _check_id(token_id)
+
+        def job(txn: Txn) -> _RevokedRow:
+            org_id = None if org is None else orgs.get_org(txn.db, org).id
+            token = rows.get(txn.db, nonce)
+            if token is None or token.org != org_id:
+                raise not_found(f"there is no token {token_id} here")
+            by = (principal.token.subject, principal.token.nonce)
+            rows.revoke(txn.db, token, txn.now_ms, by, (txn.position.epoch, txn.position.txid))
+            found = rows.revocation(txn.db, nonce)
+            assert found is not None
+            txn.changed.add(REVOCATIONS)
+            return _RevokedRow(token_id, found[0])
+
+        done, position = await self._writes.once(principal, call, owned_by(org), _RevokedRow, job)
+        return http.Revoked(
+            id=done.nonce,
+            revoked_at=rfc3339(done.revoked_at),
+            position=str(position),
+            durability=durability("local"),
+        )
+
+    def list(self, org: str | None, after: str | None, limit: int) -> http.TokenList:
+        """Issued tokens, oldest first; never a token itself. `after` is a page's `next`."""
+        with self._pool.snapshot() as db:
+            org_id = None if org is None else orgs.get_org(db, org).id
+            found = rows.list_issued(db, org_id, _parse_page(after), limit)
+        now_ms = self._auth.now_ms()
+        return http.TokenList(
+            tokens=[_info(row, revoked_at, now_ms) for row, revoked_at in found],
+            next=_page(found[-1][0]) if len(found) == limit else None,
+        )
+
+    async def rotate_root_key(
+        self, principal: Principal, call: Call, org: str
+    ) -> http.RootKeyRotated:
+        """Sign new tokens of an org with a new key. Live tokens keep verifying until their time."""
+
+        def job(txn: Txn) -> _Rotated:
+            org_row = orgs.get_org(txn.db, org)
+            key_id, retired = add_root_key(txn.db, self._keys, org_row.tokens_owner, txn.now_ms)
+            return _Rotated(key_id.hex(), [key.hex() for key in retired])
+
+        done, position = await self._writes.once(principal, call, owned_by(org), _Rotated, job)
+        return http.RootKeyRotated(key_id=done.key_id, retired=done.retired, position=str(position))
+
+
+def add_root_key(
+    db: apsw.Connection, keys: Keys, owner: Owner, now_ms: int
+) -> tuple[bytes, list[bytes]]:
+    """Make a new primary root key for an org or the cluster: (its id, ids of those it retires)."""
+    assert 2 * len(random_id()) == ROOT_SECRET_BYTES
+    key_id = random_id()
+    secret = random_id() + random_id()
+    envelope = keys.seal(db, owner, owner.place(Record.ROOT_KEY, key_id), secret)
+    return key_id, rows.add_root_key(db, key_id, owner.org, envelope, now_ms)
+
+
+def _owner_of(db: apsw.Connection, org_id: int) -> Owner:
+    row = orgs.org_by_id(db, org_id)
+    if row is None:
+        raise not_found("the token's org is gone")
+    return row.tokens_owner
+
+
+def _expiry(caveats: tuple[Predicate, ...], kind: Kind, now_ms: int) -> int:
+    expires_s = expiry_of(caveats)
+    assert expires_s is not None
+    if expires_s * 1000 <= now_ms:
+        raise invalid("the token would have expired already; give a later time")
+    if expires_s * 1000 > now_ms + LIFE_MAX_S[kind] * 1000:
+        days = LIFE_MAX_S[kind] / 86400
+        raise invalid(f"a token of kind {kind.text} lives at most {days:g} days")
+    return expires_s * 1000
+
+
+def _check_label(label: str | None) -> str | None:
+    if label is not None and not (0 < len(label) <= limits.LABEL_MAX_CHARS and label.isprintable()):
+        raise invalid(f"a label is 1 to {limits.LABEL_MAX_CHARS} printable characters")
+    return label
+
+
+def _check_id(token_id: str) -> bytes:
+    try:
+        nonce = bytes.fromhex(token_id)
+    except ValueError:
+        nonce = b""
+    if len(nonce) != 16 or nonce.hex() != token_id:
+        raise invalid("a token's id is 32 hexadecimal digits; 'petsem token inspect' shows it")
+    return nonce
+
+
+def _page(row: TokenRow) -> str:
+    return f"{row.created_at}{_PAGE_BREAK}{row.nonce.hex()}"
+
+
+def _parse_page(after: str | None) -> tuple[int, bytes]:
+    if after is None:
+        return 0, b""
+    time, _, nonce = after.partition(_PAGE_BREAK)
+    if not (time.isascii() and time.isdigit() and len(time) < 16):
+        raise invalid("after must be the 'next' of the page before")
+    return int(time), _check_id(nonce)
+
+
+def _info(row: TokenRow, revoked_at: int | None, now_ms: int) -> http.TokenInfo:
+    if revoked_at is not None:
+        state = "revoked"
+    else:
+        state = "expired" if row.expires_at <= now_ms else "live"
+    return http.TokenInfo(
+        id=row.nonce.hex(),
+        kind=Kind(row.kind).text,
+        subject=row.subject,
+        label=row.label,
+        parent=None if row.parent is None else row.parent.hex(),
+        caveats=msgspec.json.decode(row.caveats, type=list[str]),
+        created_at=rfc3339(row.created_at),
+        created_by=row.created_by,
+        expires_at=rfc3339(row.expires_at),
+        state=state,  # type: ignore[arg-type]
+        revoked_at=None if revoked_at is None else rfc3339(revoked_at),
+    )

@@ -1,0 +1,202 @@
+"""Answering API servers: may this token do this, and which tokens were revoked.
+
+Guarantees: a refusal names its reason; an answer that cannot be given is an error, never a denial
+or a permission. Whoever asks needs `tokens:verify` for every org that he asks about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from petsem import limits
+from petsem.errors import invalid, limited
+from petsem.model import Position, check_org
+from petsem.server.auth import Authenticator, Names, Request, Verified
+from petsem.server.changes import REVOCATIONS, Changes
+from petsem.server.database import ReadPool, read_position
+from petsem.server.policy import TOKENS_VERIFY
+from petsem.server.service.waiting import check_fence
+from petsem.server.store import orgs
+from petsem.server.store import tokens as rows
+from petsem.server.store.tokens import RevocationRow
+from petsem.tokens.caveats import expiry_of
+from petsem.tokens.grammar import parse_predicate
+from petsem.tokens.reasons import TokenRefused
+
+HEARTBEAT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyItem:
+    """One question: a token, what it is to be used for, and how stale the answer may be."""
+
+    token: str
+    access: Mapping[str, str]
+    max_staleness_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer. Of a refused token nothing is told but why."""
+
+    allowed: bool
+    position: Position
+    token_id: str = ""
+    org: str = ""
+    subject: str = ""
+    expires_at_ms: int = 0
+    reason: str = ""
+    caveat: str = ""
+    message: str = ""
+
+
+class Verification:
+    """Verify, its dry run, and the feed of revocations."""
+
+    def __init__(
+        self,
+        *,
+        pool: ReadPool,
+        auth: Authenticator,
+        changes: Changes,
+        streams_max: int = limits.GRPC_STREAMS_MAX,
+    ) -> None:
+        self._pool = pool
+        self._auth = auth
+        self._changes = changes
+        self._streams_left = streams_max
+
+    def verify(self, request: Request, items: Sequence[VerifyItem]) -> list[Verdict]:
+        """A verdict for each item, all read at one position."""
+        if len(items) > limits.VERIFY_BATCH_MAX:
+            raise invalid(f"a batch has at most {limits.VERIFY_BATCH_MAX} tokens")
+        for item in items:
+            check_access(item.access)
+        with self._pool.snapshot() as db:
+            self.authorize(db, request, {item.access["org"] for item in items} or {None})
+            position = read_position(db)
+            return [self._decide(db, item, position, None) for item in items]
+
+    def can(self, request: Request, item: VerifyItem, now_s: int | None = None) -> Verdict:
+        """The dry run: as `verify`, at another time if one is given."""
+        check_access(item.access)
+        with self._pool.snapshot() as db:
+            self.authorize(db, request, {item.access["org"]})
+            return self._decide(db, item, read_position(db), now_s)
+
+    def authorize(self, db: apsw.Connection, request: Request, names: Iterable[str | None]) -> None:
+        """Whoever asks must be allowed to verify for every one of these orgs; None means all."""
+        for org in names:
+            self._auth.authorize(db, request, TOKENS_VERIFY, Names(org))
+
+    def _decide(
+        self, db: apsw.Connection, item: VerifyItem, position: Position, now_s: int | None
+    ) -> Verdict:
+        try:
+            token = self._auth.verify(db, item.token)
+            self._auth.clear_access(token, item.access, now_s=now_s)
+        except TokenRefused as refused:
+            return Verdict(
+                allowed=False,
+                position=position,
+                reason=refused.reason.value,
+                caveat=refused.caveat or "",
+                message=refused.message,
+            )
+        return Verdict(
+            allowed=True,
+            position=position,
+            token_id=token.token_id,
+            org=token.org_name or item.access["org"],
+            subject=token.subject,
+            expires_at_ms=expires_at_ms(token),
+        )
+
+    async def revocations(
+        self, request: Request, org: str | None, after: Position | None, wait_s: float
+    ) -> tuple[list[RevocationRow], Position]:
+        """Revocations past `after` and the position to ask after next; waits for one if none."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + wait_s
+        with self._changes.subscribed(REVOCATIONS) as event:
+            while True:
+                event.clear()
+                found, position = self._page(request, org, after)
+                if found or loop.time() >= deadline_s:
+                    return found, position
+                after = position
+                try:
+                    async with asyncio.timeout_at(deadline_s):
+                        await event.wait()
+                except TimeoutError:
+                    continue
+
+    async def watch_revocations(
+        self, request: Request, org: str | None, after: Position | None
+    ) -> AsyncIterator[tuple[RevocationRow | None, Position]]:
+        """Each revocation past `after` with the feed's position, and None as a sign of life."""
+        if self._streams_left <= 0:
+            raise limited("this node has as many streams open as it takes; ask another node")
+        self._streams_left -= 1
+        try:
+            with self._changes.subscribed(REVOCATIONS) as event:
+                while True:
+                    event.clear()
+                    found, after = self._page(request, org, after)
+                    for row in found:
+                        yield row, Position(row.epoch, row.txid)
+                    if not found:
+                        yield None, after
+                        await _wait(event)
+        finally:
+            self._streams_left += 1
+
+    def _page(
+        self, request: Request, org: str | None, after: Position | None
+    ) -> tuple[list[RevocationRow], Position]:
+        """One page past `after` (None: from now on) and where the next one begins."""
+        if org is not None:
+            check_org(org)
+        with self._pool.snapshot() as db:
+            self.authorize(db, request, [org])
+            position = read_position(db)
+            if after is None:
+                return [], position
+            check_fence(db, position, after)
+            org_row = None if org is None else orgs.find_org(db, org)
+            if org is not None and org_row is None:
+                return [], position
+            org_id = None if org_row is None else org_row.id
+            start = (after.epoch, after.txid)
+            found = rows.revocations_after(db, org_id, org is None, start, limits.PAGE_MAX_ROWS)
+        full = len(found) >= limits.PAGE_MAX_ROWS
+        return found, Position(found[-1].epoch, found[-1].txid) if full else position
+
+
+def check_access(access: Mapping[str, str]) -> None:
+    """Refuse an access that cannot be evaluated: no org or action, or absurdly large."""
+    if len(access) > limits.ACCESS_ATTRIBUTES_MAX:
+        raise invalid(f"access has at most {limits.ACCESS_ATTRIBUTES_MAX} attributes")
+    if any(len(k) > 64 or len(v) > 255 for k, v in access.items()):
+        raise invalid("an attribute of access is at most 64 characters, its value at most 255")
+    if "action" not in access or "org" not in access:
+        raise invalid("access needs both org and action")
+    check_org(access["org"])
+
+
+def expires_at_ms(token: Verified) -> int:
+    """When the token stops working: its row's time, or an earlier one that a holder added."""
+    bound_s = expiry_of(filter(None, map(parse_predicate, token.caveats)))
+    return token.expires_at_ms if bound_s is None else min(token.expires_at_ms, bound_s * 1000)
+
+
+async def _wait(event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(HEARTBEAT_S):
+            await event.wait()
+    except TimeoutError:
+        return
