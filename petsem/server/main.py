@@ -37,8 +37,13 @@ from petsem.server.tls import server_context
 log = structlog.get_logger(__name__)
 
 
-def serve(data_dir: Path, *, insecure: bool, environ: Mapping[str, str]) -> int:
-    """Run the node until it is told to stop; the exit code."""
+def serve(
+    data_dir: Path, *, insecure: bool, environ: Mapping[str, str], vfs: str | None = None
+) -> int:
+    """Run the node until it is told to stop; the exit code.
+
+    `vfs` names the SQLite VFS, for whoever measures or breaks what SQLite does to its files.
+    """
     os.umask(0o077)
     # A core dump would hold keys and secrets.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -48,17 +53,17 @@ def serve(data_dir: Path, *, insecure: bool, environ: Mapping[str, str]) -> int:
     for warning in check_binds(config, insecure):
         log.warning("insecure", message=warning)
     with datadir.lock():
-        uvloop.run(_serve(datadir, dict(environ)))
+        uvloop.run(_serve(datadir, dict(environ), vfs))
     return 0
 
 
-async def _serve(datadir: DataDir, environ: dict[str, str]) -> None:
+async def _serve(datadir: DataDir, environ: dict[str, str], vfs: str | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(loop_exception_handler)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    node = build_node(datadir, environ)
+    node = build_node(datadir, environ, vfs=vfs)
     await node.start()
     try:
         await _doors(node, stopping, environ.get("NOTIFY_SOCKET"))

@@ -11,7 +11,7 @@ from petsem.server.auth import Authenticator
 from petsem.server.bundles import Bundles
 from petsem.server.changes import Changes
 from petsem.server.config import Config, load_config
-from petsem.server.database import ReadPool, open_writer
+from petsem.server.database import ReadPool
 from petsem.server.datadir import DataDir, NodeIdentity
 from petsem.server.freshness import FreshnessSource
 from petsem.server.housekeeping import Housekeeping
@@ -59,7 +59,7 @@ class Node:
         """Open the database, begin this start's epoch, and take writes."""
         loop = asyncio.get_running_loop()
         self.space.restore()
-        db = await loop.run_in_executor(self.helper, open_writer, self.datadir.database)
+        db = await loop.run_in_executor(self.helper, self.writer.open)
         await loop.run_in_executor(
             self.helper, open_epoch, db, self.datadir, self.identity.node_id, self.clock.unix_ms()
         )

@@ -104,6 +104,10 @@ class Writer:
         self.requests = 0
         self.last_error: str | None = None
 
+    def open(self) -> apsw.Connection:
+        """A writing connection of this writer's kind, for the work before `start`."""
+        return open_writer(self._path, vfs=self._vfs)
+
     async def start(self, db: apsw.Connection) -> None:
         """Take over `db`, already migrated and in its epoch, and begin to serve."""
         self._adopt(db)
@@ -303,7 +307,7 @@ class Writer:
         if self._db is not None:
             self._db.close(True)
             self._db = None
-        return open_writer(self._path, vfs=self._vfs)
+        return self.open()
 
     def _adopt(self, db: apsw.Connection) -> None:
         self._db = db

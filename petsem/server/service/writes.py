@@ -7,6 +7,7 @@ write does. The record holds nothing that is a credential: replies are made agai
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -95,7 +96,7 @@ class Writes:
         mac, data_key, sealed, epoch, txid = found
         try:
             key = self._keys.data_key(txn.db, owner, data_key)
-            if mac != body_mac(key, call.body):
+            if not hmac.compare_digest(mac, body_mac(key, call.body)):
                 raise conflict("this Idempotency-Key was used with another body; take a new key")
             stored = self._keys.open(txn.db, owner, self._place(owner, principal, call), sealed)
         except DamagedEnvelope:

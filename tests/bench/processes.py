@@ -1,0 +1,92 @@
+"""Starting the measured processes, and reading what the kernel says of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A running server: its pid, and the ports it listens on."""
+
+    pid: int
+    http: int
+    grpc: int
+    ready_s: float = 0.0
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU, user and system, of all its threads so far.
+
+        The scheduler's own count in nanoseconds: clock ticks are too coarse for short runs.
+        """
+        total_ns = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            total_ns += int((task / "schedstat").read_text().split()[0])
+        return total_ns / 1e9
+
+    def resident_mib(self) -> float:
+        """Resident memory now."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@contextlib.contextmanager
+def bare(*arguments: str) -> Iterator[Process]:
+    """One of the bare servers of `tests.bench.bare`."""
+    with _running([sys.executable, "-m", "tests.bench.bare", *arguments]) as child:
+        assert child.stdout is not None
+        port = json.loads(child.stdout.readline())["port"]
+        yield Process(child.pid, port, port)
+
+
+@contextlib.contextmanager
+def node(directory: Path, *command: str) -> Iterator[Process]:
+    """`petsem serve DIR`, ready. `command` replaces the program, keeping its output's form."""
+    arguments = [*(command or (sys.executable, "-m", "petsem.cli.main", "serve")), str(directory)]
+    started_s = time.monotonic()
+    with _running(arguments, stderr=subprocess.PIPE) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                sys.stderr.write(line)
+                continue
+            if event.get("event") == "serving":
+                break
+        else:
+            raise RuntimeError("the node did not start")
+        ready_s = time.monotonic() - started_s
+        ports = {door: int(event[door].rpartition(":")[2]) for door in ("http", "grpc")}
+        yield Process(child.pid, ports["http"], ports["grpc"], ready_s)
+
+
+@contextlib.contextmanager
+def _running(arguments: list[str], *, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[Path]:
+    """A directory on the same disk as the checkout would be in use, gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="petsem-bench-") as name:
+        yield Path(name)

@@ -1,0 +1,123 @@
+"""Fetch, start and memory with 1,000,000 secrets over 50,000 apps, against 1,000 over 50."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+
+from petsem.clock import SystemClock
+from petsem.crypto.digest import secret_digest
+from petsem.crypto.envelope import Record
+from petsem.crypto.keyring import Keyring
+from petsem.crypto.keys import random_id
+from petsem.model import Kind, Position
+from petsem.server import sql
+from petsem.server.auth import Verified
+from petsem.server.bundles import Bundles
+from petsem.server.database import open_writer, read_position
+from petsem.server.datadir import DataDir
+from petsem.server.keys import Keys
+from petsem.server.service.tokens import add_root_key
+from petsem.server.store import orgs, secrets
+from petsem.server.store.secrets import SecretRow, VersionRow
+from petsem.server.writer import Txn
+from petsem.wire import petsem_pb2 as pb
+from tests.bench import cluster, load, processes
+
+_PER_APP = 20
+_APPS_A_TRANSACTION = 500
+_CALLS = 4_000
+_ROUNDS = 5
+_SMALL, _LARGE = 50, 50_000
+_METHOD = "/petsem.v1.Secrets/Fetch"
+_NOBODY = Verified(bytes(16), bytes(16), Kind.OPERATOR, "operator:bench", None, None, 0, 0, ())
+
+
+def run() -> None:
+    """Print the ratio of fetch times, time to ready, and resident memory."""
+    with processes.temporary() as root:
+        made = {apps: _fill(root / str(apps), apps) for apps in (_SMALL, _LARGE)}
+        with (
+            processes.node(made[_SMALL].directory) as small,
+            processes.node(made[_LARGE].directory) as large,
+        ):
+            nodes = {_SMALL: small, _LARGE: large}
+            tokens = {n: cluster.Api(nodes[n].http, made[n].operator).host_token() for n in nodes}
+            spent: dict[int, list[float]] = {apps: [] for apps in nodes}
+            for turn in range(_ROUNDS + 1):
+                for apps, node in nodes.items():
+                    before = node.cpu_s()
+                    asyncio.run(_round(node.http, tokens[apps], apps, seed=turn))
+                    if turn:
+                        spent[apps].append((node.cpu_s() - before) / _CALLS * 1e6)
+            for apps, figures in spent.items():
+                middle = statistics.median(figures)
+                print(f"{apps * _PER_APP:>9,} secrets: {middle:5.0f} µs CPU a fetch (Connect)")
+            pairs = zip(spent[_LARGE], spent[_SMALL], strict=True)
+            ratio = statistics.median(a / b for a, b in pairs)
+            print(f"fetch with 1,000,000 / with 1,000: {ratio:.2f}  (bar: at most 1.2)")
+            print(f"start to ready, 1,000,000 secrets: {large.ready_s:.2f} s  (bar: under 2)")
+            print(f"resident after the fetches: {large.resident_mib():.0f} MiB  (bar: under 200)")
+
+
+async def _round(port: int, token: str, apps: int, *, seed: int) -> None:
+    statuses = await load.http(port, _requests(token, apps, seed), 16)
+    assert statuses == {200: _CALLS}, statuses
+
+
+def _requests(token: str, apps: int, seed: int) -> Iterator[bytes]:
+    chosen = random.Random(seed)
+    for _ in range(_CALLS):
+        asked = pb.FetchRequest(org="acme", app=f"app-{chosen.randrange(apps)}", machine="m1")
+        yield load.post(_METHOD, token, "application/proto", asked.SerializeToString())
+
+
+def _fill(root: Path, apps: int) -> cluster.Cluster:
+    """A cluster with so many apps, written with the server's own rows and keys."""
+    root.mkdir()
+    made = cluster.make(root)
+    keyring = DataDir(made.directory).default_keyring.read_bytes()
+    keys = Keys(Keyring.parse(keyring))
+    bundles = Bundles(keys)
+    with_writer = open_writer(DataDir(made.directory).database)
+    now_ms = SystemClock().unix_ms()
+    for first in range(0, apps, _APPS_A_TRANSACTION):
+        last = min(first + _APPS_A_TRANSACTION, apps)
+        _transaction(with_writer, keys, bundles, range(first, last), now_ms)
+    with_writer.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    with_writer.close()
+    return made
+
+
+def _transaction(
+    db: apsw.Connection, keys: Keys, bundles: Bundles, numbers: range, now_ms: int
+) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    before = read_position(db)
+    txn = Txn(db, Position(before.epoch, before.txid + 1), now_ms)
+    org = orgs.find_org(db, "acme")
+    if org is None:
+        org = orgs.insert_org(db, random_id(), "acme", now_ms)
+        keys.create(db, org.tokens_owner, now_ms)
+        add_root_key(db, keys, org.tokens_owner, now_ms)
+    for number in numbers:
+        app = orgs.insert_app(db, org, random_id(), f"app-{number}", now_ms)
+        owner = app.owner(org.uid)
+        key = keys.create(db, owner, now_ms)
+        for index in range(_PER_APP):
+            name, value = f"SECRET_{index:02d}", b"v" * 64
+            place = owner.place(Record.VALUE, name.encode(), 1)
+            digest = secret_digest(key, app.incarnation, name, value)
+            envelope = keys.seal(db, owner, place, value)
+            secrets.insert(db, app.id, SecretRow(name, 1, 1, digest, envelope, len(value)))
+        version = VersionRow(1, now_ms, _NOBODY.subject, _NOBODY.nonce, "set", None)
+        secrets.add_version(db, app, version, _PER_APP, _PER_APP * (9 + 64))
+        txn.changed.add(app.id)
+    bundles.finish(txn)
+    sql.run(db, "UPDATE position SET txid = ?", (txn.position.txid,))
+    db.execute("COMMIT")
