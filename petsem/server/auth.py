@@ -85,10 +85,14 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A verified token that has cleared one request, with the names it may see of it."""
+    """A verified token that has cleared one request, with the names it may see of it.
+
+    `ip` is where the request came from, for holding the same request against another action.
+    """
 
     token: Verified
     filter: SecretFilter | None
+    ip: str | None = None
 
 
 NO_NAMES: Final = Names()
@@ -118,7 +122,7 @@ class Authenticator:
             )
         try:
             token = self.verify(db, request.token)
-            return Principal(token, self.clear(token, rule, names, request.ip))
+            return Principal(token, self.clear(token, rule, names, request.ip), request.ip)
         except TokenRefused as refused:
             raise refused.as_error() from None
 

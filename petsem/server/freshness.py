@@ -14,6 +14,7 @@ from petsem.clock import Clock
 from petsem.model import Freshness, Position, Role
 from petsem.wire import http
 from petsem.wire import petsem_pb2 as pb
+from petsem.wire.errors import position_to_protobuf
 
 
 @dataclass(slots=True)
@@ -63,11 +64,6 @@ def to_protobuf(freshness: Freshness) -> pb.Freshness:
         if freshness.replicated is None
         else position_to_protobuf(freshness.replicated),
     )
-
-
-def position_to_protobuf(position: Position) -> pb.Position:
-    """The message of a position."""
-    return pb.Position(epoch=position.epoch, txid=position.txid, checksum=position.checksum)
 
 
 def to_http(freshness: Freshness) -> http.Freshness:

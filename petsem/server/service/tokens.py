@@ -154,7 +154,7 @@ class Tokens:
                     Detail(reason=Reason.CAVEAT.value),
                 )
             try:
-                self._auth.clear(principal.token, Rule(action), Names(org), None)
+                self._auth.clear(principal.token, Rule(action), Names(org), principal.ip)
             except TokenRefused as refused:
                 raise PetsemError(
                     Code.DENIED,

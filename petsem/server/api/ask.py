@@ -1,0 +1,185 @@
+"""One request, as its handler sees it.
+
+Guarantees: the action that a handler authorises is the policy's for its route, which it cannot
+choose; a body is read only when asked for, so that a handler which authenticates first does not
+read, let alone parse, what a stranger sends. It does not know what a route does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import apsw
+import msgspec
+from litestar.types import HTTPScope, Receive
+
+from petsem import limits
+from petsem.errors import Code, PetsemError, invalid, unavailable
+from petsem.model import check_app, check_org
+from petsem.server.api.bodies import decode_json
+from petsem.server.api.errors import TOO_LARGE
+from petsem.server.api.headers import RequestHeaders, read_headers
+from petsem.server.api.queries import decode_query
+from petsem.server.auth import NO_NAMES, Names, Principal, Request, Verified
+from petsem.server.client_ip import client_ip
+from petsem.server.node import Node
+from petsem.server.policy import Rule
+from petsem.server.service.writes import Call
+from petsem.tokens.reasons import TokenRefused
+
+T = TypeVar("T")
+Query = TypeVar("Query", bound=msgspec.Struct)
+
+
+class Ask:
+    """A request under one rule of the policy, on one node."""
+
+    __slots__ = ("_headers", "_raw", "_receive", "_rule", "_scope", "node", "request")
+
+    def __init__(self, node: Node, rule: Rule | None, scope: HTTPScope, receive: Receive) -> None:
+        self.node = node
+        self._rule = rule
+        self._scope = scope
+        self._receive = receive
+        self._raw: bytes | None = None
+        self._headers: RequestHeaders = read_headers(scope["headers"])
+        self.request = Request(
+            self._headers.token, client_ip(scope, node.config.http.trusted_proxies)
+        )
+        """The token and where it comes from."""
+
+    # Names in the path
+
+    @property
+    def org(self) -> str:
+        """The org in the path."""
+        return check_org(self.parameter("org"))
+
+    @property
+    def app(self) -> str:
+        """The app in the path."""
+        return check_app(self.parameter("app"))
+
+    def parameter(self, name: str) -> str:
+        """Any other parameter of the path, as it was sent."""
+        value: str = self._scope["path_params"][name]
+        return value
+
+    # Authority
+
+    def require_token(self) -> str:
+        """The token's text; `unauthenticated` if there is none."""
+        if not self.request.token:
+            raise PetsemError(
+                Code.UNAUTHENTICATED, "this needs a token; send it as 'Authorization: Bearer …'"
+            )
+        return self.request.token
+
+    def authorize(self, names: Names = NO_NAMES) -> Principal:
+        """The principal, if the token allows what the path says."""
+        with self.node.pool.reading() as db:
+            return self.authorize_in(db, names)
+
+    def authorize_in(self, db: apsw.Connection, names: Names) -> Principal:
+        """The same, inside the caller's read of the database."""
+        assert self._rule is not None
+        return self.node.auth.authorize(db, self.request, self._rule, names)
+
+    def verify(self) -> Verified:
+        """The token, verified but not cleared: for routes whose names are in the body."""
+        text = self.require_token()
+        with self.node.pool.reading() as db:
+            try:
+                return self.node.auth.verify(db, text)
+            except TokenRefused as refused:
+                raise refused.as_error() from None
+
+    def clear(self, token: Verified, names: Names = NO_NAMES) -> Principal:
+        """The principal, if a verified token allows what the body says."""
+        assert self._rule is not None
+        return self.clear_for(self._rule, token, names)
+
+    def clear_for(self, rule: Rule, token: Verified, names: Names) -> Principal:
+        """The same for a second action, which a route needs in addition to its own."""
+        try:
+            return Principal(token, self.node.auth.clear(token, rule, names, self.request.ip))
+        except TokenRefused as refused:
+            raise refused.as_error() from None
+
+    # What was sent
+
+    def query(self, kind: type[Query]) -> Query:
+        """The query string."""
+        return decode_query(self._scope["query_string"], kind)
+
+    async def body(self, kind: type[T], *, otherwise: T | None = None) -> T:
+        """The JSON body; `otherwise` if there is none, when that is given."""
+        raw = await self._read()
+        if not raw:
+            if otherwise is None:
+                raise invalid("this needs a JSON body; see /schema")
+            return otherwise
+        self._headers.require_json()
+        return decode_json(raw, kind)
+
+    async def no_body(self) -> None:
+        """See that there is none: what somebody took the trouble to send is not ignored."""
+        if await self._read():
+            raise invalid("this takes no body; send none")
+
+    def call(self) -> Call:
+        """The write, once its body was read, as an Idempotency-Key compares it."""
+        assert self._raw is not None
+        # A query changes what a call does, as a body does: another one is another request.
+        query = self._scope["query_string"]
+        body = self._raw + b"?" + query if query else self._raw
+        return Call(self._scope["method"], self._scope["path"], body, self._headers.key)
+
+    async def _read(self) -> bytes:
+        if self._raw is None:
+            self._raw = await read_body(self._receive)
+        return self._raw
+
+    # Waiting
+
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is cancelled when the client goes away."""
+        await self._read()
+        doing = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(_gone(self._receive))
+        try:
+            await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                return doing.result()
+            raise unavailable("the client went away before its answer")
+        finally:
+            for task in (doing, leaving):
+                task.cancel()
+            await asyncio.gather(doing, leaving, return_exceptions=True)
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body, within the bound that `http_protocol` holds too."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        event = await receive()
+        if event["type"] != "http.request":
+            raise unavailable("the client went away before its request was whole")
+        part = event.get("body", b"")
+        size += len(part)
+        if size > limits.HTTP_BODY_MAX_BYTES:
+            raise invalid(
+                f"the request's body is larger than {limits.HTTP_BODY_MAX_BYTES:,} bytes",
+                reason=TOO_LARGE,
+            )
+        parts.append(part)
+        if not event.get("more_body", False):
+            return b"".join(parts) if len(parts) > 1 else parts[0]
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,118 @@
+"""What a route is: its place, its handler, and all that its documentation says.
+
+Guarantees: a route without an entry in the policy cannot be built, and its handler gets the rule
+from there. Whatever a handler raises becomes an answer of the one error shape; an exception that
+nobody expected is logged by type and place alone, because its message might quote the request.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final
+
+import msgspec
+import structlog
+from litestar import Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
+
+from petsem.errors import Code, PetsemError
+from petsem.server import policy
+from petsem.server.api.ask import Ask
+from petsem.server.api.errors import INTERNAL, error_reply
+from petsem.server.api.metrics import Metrics
+from petsem.server.api.queries import NoQuery
+from petsem.server.api.reply import Reply, json_reply
+from petsem.server.node import Node
+from petsem.server.policy import Rule
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[Ask], Awaitable[msgspec.Struct | Reply]]
+Examples = tuple[tuple[str, Any], ...]
+"""(what it shows, a value of the wire type)."""
+
+WRITE_ERRORS: Final = (Code.CONFLICT, Code.LIMIT, Code.INDETERMINATE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method of one path.
+
+    `names` are those that the policy is decided on, for the documentation. `fails` are the codes
+    that this route can answer beside those that every route, or every write, can.
+    """
+
+    method: str
+    path: str
+    handle: Handler
+    tag: str
+    summary: str
+    about: str
+    names: str = ""
+    query: type[msgspec.Struct] = NoQuery
+    body: type[msgspec.Struct] | None = None
+    body_optional: bool = False
+    body_examples: Examples = ()
+    status: int = 200
+    reply: type[msgspec.Struct] | None
+    examples: Examples
+    fails: tuple[Code, ...] = ()
+    writes: bool = False
+
+    @property
+    def rule(self) -> Rule | None:
+        """The policy's rule for this route; KeyError if it has none."""
+        return policy.HTTP[self.method, self.path]
+
+    @property
+    def label(self) -> str:
+        """The route as logs and metrics name it: never with a name that a client sent."""
+        return f"{self.method} {self.path}"
+
+
+def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHandler:
+    """The route as Litestar wants it.
+
+    The handler takes the request whole and answers with an ASGI application. Litestar's own
+    parsing of parameters and building of responses cost as much again as its routing, and refuse
+    less: they quote input, and keep the last of two equal keys.
+    """
+    rule = route.rule
+    meter = metrics.meter(route.label)
+
+    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
+        started_s = perf_counter()
+        reply = await _answer(route, node, rule, request)
+        meter.count(reply.status, perf_counter() - started_s)
+        return reply
+
+    return HTTPRouteHandler(
+        route.path.replace("}", ":str}"),
+        http_method=route.method,  # type: ignore[arg-type]
+        name=route.label,
+        include_in_schema=False,
+    )(handle)
+
+
+async def _answer(
+    route: Route, node: Node, rule: Rule | None, request: Request[Any, Any, Any]
+) -> Reply:
+    try:
+        ask = Ask(node, rule, request.scope, request.receive)
+        answer = await route.handle(ask)
+    except PetsemError as e:
+        return error_reply(e, node.clock.unix_ms())
+    except Exception as e:
+        return internal_reply(e, route.label, node.clock.unix_ms())
+    return answer if isinstance(answer, Reply) else json_reply(route.status, answer)
+
+
+def internal_reply(error: Exception, label: str, now_ms: int) -> Reply:
+    """The answer to what nobody expected, which is logged."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("request_failed", route=label, error=type(error).__name__, where=where)
+    return error_reply(INTERNAL, now_ms)

@@ -1,0 +1,111 @@
+"""Protobuf in and out: requests checked on the way in, replies built on the way out.
+
+Guarantees: what a service gets is within the model's bounds; what is unknown stays absent. It
+decides nothing about authority.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from petsem import limits
+from petsem.errors import invalid
+from petsem.model import (
+    Position,
+    check_app,
+    check_attribute,
+    check_org,
+    check_secret_name,
+)
+from petsem.server.service.boot import Fetch, Fetched
+from petsem.server.service.verify import Verdict, VerifyItem
+from petsem.server.store.tokens import RevocationRow
+from petsem.wire import petsem_pb2 as pb
+from petsem.wire.errors import position_from_protobuf, position_to_protobuf
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], raw: bytes) -> M:
+    """The message that `raw` spells. Unknown fields pass, as protobuf wants it."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise invalid(f"the request is not a {kind.DESCRIPTOR.full_name} in protobuf") from None
+
+
+def fetch_asked(message: pb.FetchRequest) -> Fetch:
+    """What a FetchRequest asks for; its machine is checked too."""
+    names: tuple[str, ...] = ()
+    if message.names:
+        if len(message.names) > limits.APP_MAX_SECRETS:
+            raise invalid(f"a fetch names at most {limits.APP_MAX_SECRETS} secrets")
+        names = tuple(map(check_secret_name, message.names))
+    if message.machine:
+        check_attribute(message.machine, "machine")
+    return Fetch(
+        org=check_org(message.org),
+        app=check_app(message.app),
+        version=message.version,
+        min_version=message.min_version,
+        min_position=optional_position(message, "min_position"),
+        names=names,
+        known_etag=message.known_etag,
+    )
+
+
+def fetch_reply(fetched: Fetched, freshness: pb.Freshness) -> bytes:
+    """A serialised FetchResponse: the body as it was stored, and what is true of it now.
+
+    Two protobuf messages one after the other are their fields together.
+    """
+    head = pb.FetchResponse(freshness=freshness, etag=fetched.etag, filtered=fetched.filtered)
+    if fetched.not_modified:
+        head.version = fetched.version
+        head.not_modified = True
+    return fetched.body + head.SerializeToString()
+
+
+def watched_app(message: pb.WatchRequest) -> tuple[str, str]:
+    """The org and app of a WatchRequest, its machine checked too."""
+    if message.machine:
+        check_attribute(message.machine, "machine")
+    return check_org(message.org), check_app(message.app)
+
+
+def verify_item(message: pb.VerifyRequest) -> VerifyItem:
+    """One question about a token."""
+    staleness_s = message.max_staleness_s if message.HasField("max_staleness_s") else None
+    return VerifyItem(message.token, dict(message.access), staleness_s)
+
+
+def verify_reply(verdict: Verdict, freshness: pb.Freshness) -> pb.VerifyResponse:
+    """The answer to one question."""
+    return pb.VerifyResponse(
+        allowed=verdict.allowed,
+        token_id=verdict.token_id,
+        org=verdict.org,
+        subject=verdict.subject,
+        expires_at_ms=verdict.expires_at_ms,
+        reason=verdict.reason,
+        caveat=verdict.caveat,
+        message=verdict.message,
+        freshness=freshness,
+    )
+
+
+def revocation(row: RevocationRow | None, at: Position, freshness: pb.Freshness) -> pb.Revocation:
+    """One entry of the feed; None is a heartbeat, which carries the position to go on from."""
+    message = pb.Revocation(position=position_to_protobuf(at), freshness=freshness)
+    if row is not None:
+        message.token_id = row.nonce.hex()
+        message.org = row.org_name or ""
+        message.revoked_at_ms = row.at
+    return message
+
+
+def optional_position(message: Message, field: str) -> Position | None:
+    """The position in a field, or None if it is not set."""
+    return position_from_protobuf(getattr(message, field)) if message.HasField(field) else None

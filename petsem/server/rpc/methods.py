@@ -1,0 +1,122 @@
+"""The RPC methods, each once: a message in, serialised messages out. The doors carry them.
+
+Guarantees: every method has its rule in the policy, or the node does not start. Methods know the
+services and no transport; errors are `PetsemError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from petsem import limits
+from petsem.errors import Code, PetsemError, invalid
+from petsem.model import check_org
+from petsem.server import policy
+from petsem.server.auth import Request
+from petsem.server.node import Node
+from petsem.server.rpc import messages
+from petsem.wire import petsem_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A method with one reply. `answer` takes a parsed `request` and gives a whole `reply`."""
+
+    path: str
+    request: type[Message]
+    reply: type[Message]
+    answer: Callable[[Request, Any], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A method with many replies."""
+
+    path: str
+    request: type[Message]
+    answer: Callable[[Request, Any], AsyncGenerator[bytes, None]]
+
+
+class Methods:
+    """All methods of the two services, over one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._boot = node.boot
+        self._verification = node.verification
+        self._freshness = node.freshness
+        self.unary = (
+            Unary("/petsem.v1.Secrets/Fetch", pb.FetchRequest, pb.FetchResponse, self.fetch),
+            Unary("/petsem.v1.Tokens/Verify", pb.VerifyRequest, pb.VerifyResponse, self.verify),
+            Unary(
+                "/petsem.v1.Tokens/VerifyBatch",
+                pb.VerifyBatchRequest,
+                pb.VerifyBatchResponse,
+                self.verify_batch,
+            ),
+        )
+        self.streams = (
+            Stream("/petsem.v1.Secrets/Watch", pb.WatchRequest, self.watch),
+            Stream(
+                "/petsem.v1.Tokens/WatchRevocations",
+                pb.WatchRevocationsRequest,
+                self.watch_revocations,
+            ),
+        )
+        require_rules(method.path for method in (*self.unary, *self.streams))
+
+    async def fetch(self, request: Request, message: pb.FetchRequest) -> bytes:
+        """All secrets of an app that the token may read. What a node answers is on its disk, and
+        while it is the only voter that is all that `durable` asks for."""
+        fetched = await self._boot.fetch(request, message.machine, messages.fetch_asked(message))
+        return messages.fetch_reply(fetched, self._freshness.protobuf(fetched.position))
+
+    async def verify(self, request: Request, message: pb.VerifyRequest) -> bytes:
+        """May this token do that?"""
+        (verdict,) = self._verification.verify(request, [messages.verify_item(message)])
+        freshness = self._freshness.protobuf(verdict.position)
+        return messages.verify_reply(verdict, freshness).SerializeToString()
+
+    async def verify_batch(self, request: Request, message: pb.VerifyBatchRequest) -> bytes:
+        """Many such questions, all answered at one position."""
+        if len(message.requests) > limits.VERIFY_BATCH_MAX:
+            raise invalid(f"a batch has at most {limits.VERIFY_BATCH_MAX} tokens")
+        verdicts = self._verification.verify(request, list(map(messages.verify_item, message.requests)))
+        reply = pb.VerifyBatchResponse()
+        for verdict in verdicts:
+            freshness = self._freshness.protobuf(verdict.position)
+            reply.responses.append(messages.verify_reply(verdict, freshness))
+        return reply.SerializeToString()
+
+    async def watch(
+        self, request: Request, message: pb.WatchRequest
+    ) -> AsyncGenerator[bytes, None]:
+        """Each new version of an app."""
+        org, app = messages.watched_app(message)
+        source = self._boot.watch(request, message.machine, org, app, message.after_version)
+        async with aclosing(source) as changes:
+            async for version, position in changes:
+                freshness = self._freshness.protobuf(position)
+                yield pb.AppChanged(version=version, freshness=freshness).SerializeToString()
+
+    async def watch_revocations(
+        self, request: Request, message: pb.WatchRevocationsRequest
+    ) -> AsyncGenerator[bytes, None]:
+        """Each revocation, and heartbeats."""
+        org = check_org(message.org) if message.org else None
+        after = messages.optional_position(message, "after")
+        async with aclosing(self._verification.watch_revocations(request, org, after)) as feed:
+            async for row, position in feed:
+                freshness = self._freshness.protobuf(position)
+                yield messages.revocation(row, position, freshness).SerializeToString()
+
+
+def require_rules(paths: Iterable[str]) -> None:
+    """Refuse to start with a method that the policy does not know."""
+    missing = sorted(set(paths) - policy.RPC.keys())
+    if missing:
+        raise PetsemError(Code.INTERNAL, f"the policy has no rule for {', '.join(missing)}")
