@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Awaitable, Callable
 
 from petsem.wire import petsem_pb2 as pb
-from tests.bench import cluster, load, processes
+from tests.bench import load
+from tests.support import cluster, processes
 
 _CALLS = 3_000
 _ROUNDS = 7

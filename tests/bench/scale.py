@@ -27,7 +27,8 @@ from petsem.server.store import orgs, secrets
 from petsem.server.store.secrets import SecretRow, VersionRow
 from petsem.server.writer import Txn
 from petsem.wire import petsem_pb2 as pb
-from tests.bench import cluster, load, processes
+from tests.bench import load
+from tests.support import cluster, processes
 
 _PER_APP = 20
 _APPS_A_TRANSACTION = 500

@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.bench import cluster, load, processes
+from tests.bench import load
+from tests.support import cluster, processes
 
 _WRITERS = 64
 _WRITES = 6_000

@@ -1,4 +1,4 @@
-"""Starting the measured processes, and reading what the kernel says of them."""
+"""Real processes: nodes, the bare servers they are measured against, and what the kernel says."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Final
+
+READY_WITHIN_S: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +54,37 @@ def bare(*arguments: str) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def node(directory: Path, *command: str) -> Iterator[Process]:
-    """`petsem serve DIR`, ready. `command` replaces the program, keeping its output's form."""
+    """`petsem serve DIR`, ready. `command` replaces the program, keeping its output's form.
+
+    What it logs goes to `DIR.log`, beside the directory.
+    """
     arguments = [*(command or (sys.executable, "-m", "petsem.cli.main", "serve")), str(directory)]
+    log = directory.with_name(directory.name + ".log")
     started_s = time.monotonic()
-    with _running(arguments, stderr=subprocess.PIPE) as child:
-        assert child.stderr is not None
-        for line in child.stderr:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                sys.stderr.write(line)
-                continue
-            if event.get("event") == "serving":
-                break
-        else:
-            raise RuntimeError("the node did not start")
+    with log.open("wb") as sink, _running(arguments, stderr=sink) as child:
+        event = _serving(child, log)
         ready_s = time.monotonic() - started_s
         ports = {door: int(event[door].rpartition(":")[2]) for door in ("http", "grpc")}
         yield Process(child.pid, ports["http"], ports["grpc"], ready_s)
 
 
+def _serving(child: subprocess.Popen[str], log: Path) -> dict[str, str]:
+    """The event with which a node says that it serves, and where."""
+    deadline_s = time.monotonic() + READY_WITHIN_S
+    while child.poll() is None and time.monotonic() < deadline_s:
+        for line in log.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                event: dict[str, str] = json.loads(line)
+                if event.get("event") == "serving":
+                    return event
+        time.sleep(0.005)
+    raise RuntimeError(f"the node did not start: {log.read_text()}")
+
+
 @contextlib.contextmanager
-def _running(arguments: list[str], *, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+def _running(
+    arguments: list[str], *, stderr: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         yield child
