@@ -48,19 +48,20 @@ class Checkpointer:
             return apsw.SQLITE_CHECKPOINT_PASSIVE
         return None
 
-    def run(self, mode: int) -> None:
-        """Checkpoint; call it on the helper thread only."""
+    def run(self, mode: int) -> bool:
+        """Checkpoint, on the helper thread only; whether the WAL is as empty as `mode` makes it."""
         if self._db is None:
             self._db = open_writer(self._path, vfs=self._vfs)
         try:
             in_wal, copied = self._db.wal_checkpoint(None, mode)
         except apsw.BusyError:
-            log.warning("checkpoint_busy", hint="another process reads the database for long")
+            log.warning("checkpoint_busy", hint="somebody reads the database for long")
             self._done_at = self._frames
-            return
+            return False
         self._done_at = self._frames
         if copied < in_wal and self._frames * PAGE_SIZE > RESTART_BYTES:
             log.warning("wal_pinned", frames=in_wal, copied=copied)
+        return copied >= in_wal
 
     def close(self) -> None:
         """Close the connection, on the helper thread."""

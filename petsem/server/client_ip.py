@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -23,16 +24,16 @@ def client_ip(scope: Mapping[str, Any], trusted_proxies: Sequence[IPNetwork]) ->
     client = scope.get("client")
     if not client:
         return None
+    if not trusted_proxies:
+        return canonical_ip(client[0])
     peer = _parse(client[0])
-    if peer is None or not trusted_proxies or not _within(peer, trusted_proxies):
+    if peer is None or not _within(peer, trusted_proxies):
         return None if peer is None else str(peer)
     hops = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
-    if not hops:
-        return str(peer)
     nearest = peer
     # Each proxy appends whom it heard, so from the right the hops were written by ever less
     # trusted hands; the first that is not ours is the last that can be believed.
-    for hop in reversed(hops.split(b",")):
+    for hop in reversed(hops.split(b",") if hops else ()):
         found = _parse(hop.strip(b" \t").decode("latin-1"))
         if found is None:
             return None
@@ -40,6 +41,13 @@ def client_ip(scope: Mapping[str, Any], trusted_proxies: Sequence[IPNetwork]) ->
         if not _within(found, trusted_proxies):
             break
     return str(nearest)
+
+
+@lru_cache(maxsize=4096)
+def canonical_ip(text: str) -> str | None:
+    """A peer's address as caveats are held against it, or None if it is none."""
+    found = _parse(text)
+    return None if found is None else str(found)
 
 
 def _parse(text: str) -> IPAddress | None:

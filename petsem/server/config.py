@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 
 from petsem.errors import PetsemError, invalid
 from petsem.server import files
-from petsem.server.config_keys import KEYS, Address, IPNetwork, Key
+from petsem.server.client_ip import IPNetwork
+from petsem.server.config_keys import KEYS, Address, Key
 from petsem.server.datadir import DataDir
 
 _CONFIG_MAX_BYTES: Final = 64 * 1024
@@ -77,8 +78,8 @@ class LimitsConfig:
     http_connections: int
     http_header_deadline_s: float
     http_body_deadline_s: float
-    http_keep_alive_s: float
-    drain_s: float
+    http_keep_alive_s: int
+    drain_s: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,8 @@ from typing import Any, Final
 
 from petsem import limits
 from petsem.errors import PetsemError, invalid
+from petsem.server.client_ip import IPNetwork
 from petsem.server.datadir import check_region
-
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
@@ -30,8 +29,8 @@ _SIZE_MAX: Final = 65_536
 _TIME_MAX_S: Final = 3_600.0
 _TIME_MIN_S: Final = 0.1
 
-DRAIN_S: Final = 20.0
-HTTP_KEEP_ALIVE_S: Final = 60.0
+DRAIN_S: Final = 20
+HTTP_KEEP_ALIVE_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +62,13 @@ class Address:
         host, colon, port = text.rpartition(":")
         if not colon or _PORT.fullmatch(port) is None or int(port) > 65_535:
             raise _not_an_address()
-        if host.startswith("[") and host.endswith("]"):
-            try:
+        try:
+            if host.startswith("[") and host.endswith("]"):
                 return cls(str(ipaddress.IPv6Address(host[1:-1])), int(port))
-            except ValueError:
-                raise _not_an_address() from None
-        if _ALL_DIGITS_AND_DOTS.fullmatch(host):
-            try:
+            if _ALL_DIGITS_AND_DOTS.fullmatch(host):
                 return cls(str(ipaddress.IPv4Address(host)), int(port))
-            except ValueError:
-                raise _not_an_address() from None
+        except ValueError:
+            raise _not_an_address() from None
         if _HOST_NAME.fullmatch(host) is None:
             raise _not_an_address()
         return cls(host, int(port))
@@ -158,10 +154,17 @@ def _seconds(value: Any, _base: Path) -> float:
     return float(value)
 
 
+def _whole_seconds(value: Any, _base: Path) -> int:
+    if type(value) is not int or not 1 <= value <= _TIME_MAX_S:
+        raise ValueError
+    return value
+
+
 _BIND = "HOST:PORT; port 0 takes any free one"
 _PEM = "path of a PEM file"
 _COUNT_BOUNDS = f"1 to {_SIZE_MAX}"
 _TIME_BOUNDS = f"{_TIME_MIN_S} to {_TIME_MAX_S:g}"
+_WHOLE_TIME_BOUNDS = f"1 to {_TIME_MAX_S:g}"
 
 
 def _size_key(name: str, default: int, unit: str, about: str) -> Key:
@@ -170,6 +173,11 @@ def _size_key(name: str, default: int, unit: str, about: str) -> Key:
 
 def _time_key(name: str, default: float, about: str) -> Key:
     return Key("limits", name, _seconds, str(default), "seconds", _TIME_BOUNDS, about)
+
+
+def _whole_time_key(name: str, default: int, about: str) -> Key:
+    unit = "whole seconds"
+    return Key("limits", name, _whole_seconds, str(default), unit, _WHOLE_TIME_BOUNDS, about)
 
 
 def _tls_keys(section: str) -> tuple[Key, ...]:
@@ -332,12 +340,12 @@ KEYS: Final[tuple[Key, ...]] = (
         limits.HTTP_BODY_DEADLINE_S,
         "A request's body must be complete this long after its header.",
     ),
-    _time_key(
+    _whole_time_key(
         "http_keep_alive_s",
         HTTP_KEEP_ALIVE_S,
         "An idle HTTP connection is closed after this long.",
     ),
-    _time_key(
+    _whole_time_key(
         "drain_s",
         DRAIN_S,
         "On SIGTERM, requests in progress have this long to finish.",

@@ -9,14 +9,13 @@ would drop SQLite's POSIX locks on the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import apsw
 
-from petsem.errors import Code, PetsemError
+from petsem.errors import Code, PetsemError, unavailable
 from petsem.model import Position
 from petsem.server import sql
 
@@ -39,29 +38,36 @@ def refuse_old_sqlite() -> None:
 def open_writer(path: Path, *, vfs: str | None = None, create: bool = False) -> apsw.Connection:
     """The one connection that writes, in WAL mode with a sync at each commit."""
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    db = _open(path, flags, vfs)
-    if create:
-        db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-    mode = sql.rows(db, "PRAGMA journal_mode = wal")[0][0]
-    if mode != "wal":
-        raise PetsemError(Code.UNAVAILABLE, "the database cannot enter WAL mode; see its disk")
-    db.execute("PRAGMA synchronous = full")
-    db.execute("PRAGMA secure_delete = on")
-    db.execute("PRAGMA wal_autocheckpoint = 0")
-    return db
+
+    def prepare(db: apsw.Connection) -> None:
+        if create:
+            db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        mode = sql.rows(db, "PRAGMA journal_mode = wal")[0][0]
+        if mode != "wal":
+            raise unavailable("the database cannot enter WAL mode; see its disk")
+        db.execute("PRAGMA synchronous = full")
+        db.execute("PRAGMA secure_delete = on")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+
+    return _open(path, flags, vfs, prepare)
 
 
 def open_reader(path: Path, *, vfs: str | None = None) -> apsw.Connection:
     """A connection that reads. It is opened read-write, because a read-only one cannot recover
     after a crash of the writer, and then told to refuse writes."""
-    db = _open(path, apsw.SQLITE_OPEN_READWRITE, vfs)
-    db.execute("PRAGMA query_only = on")
-    db.execute("PRAGMA wal_autocheckpoint = 0")
-    return db
+
+    def prepare(db: apsw.Connection) -> None:
+        db.execute("PRAGMA query_only = on")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+
+    return _open(path, apsw.SQLITE_OPEN_READWRITE, vfs, prepare)
 
 
-def _open(path: Path, flags: int, vfs: str | None) -> apsw.Connection:
+def _open(
+    path: Path, flags: int, vfs: str | None, prepare: Callable[[apsw.Connection], None]
+) -> apsw.Connection:
     refuse_old_sqlite()
+    db: apsw.Connection | None = None
     try:
         db = apsw.Connection(str(path), flags=flags, vfs=vfs)
         db.set_busy_timeout(_LOOP_BUSY_MS)
@@ -77,13 +83,25 @@ def _open(path: Path, flags: int, vfs: str | None) -> apsw.Connection:
         db.execute("PRAGMA cell_size_check = on")
         db.execute("PRAGMA foreign_keys = on")
         db.execute("PRAGMA temp_store = memory")
-    except apsw.CantOpenError as e:
-        raise PetsemError(
-            Code.UNAVAILABLE, f"the database {path.name} cannot be opened; is its directory there?"
-        ) from e
-    except apsw.NotADBError as e:
-        raise PetsemError(Code.CORRUPT, f"{path.name} is not a SQLite database") from e
+        prepare(db)
+    except (apsw.Error, PetsemError) as e:
+        if db is not None:
+            db.close(True)
+        if isinstance(e, apsw.Error):
+            raise _not_opened(path, e) from e
+        raise
     return db
+
+
+def _not_opened(path: Path, error: apsw.Error) -> PetsemError:
+    if isinstance(error, apsw.CantOpenError):
+        return unavailable(f"the database {path.name} cannot be opened; is its directory there?")
+    if isinstance(error, apsw.NotADBError):
+        return PetsemError(Code.CORRUPT, f"{path.name} is not a SQLite database")
+    if isinstance(error, apsw.CorruptError):
+        return PetsemError(Code.CORRUPT, f"{path.name} is damaged on disk; run 'petsem check'")
+    # Locked by another process, or the disk fails.
+    return unavailable(f"the database {path.name} cannot be opened ({type(error).__name__})")
 
 
 def read_position(db: apsw.Connection) -> Position:
@@ -103,41 +121,75 @@ class ReadPool:
         self._path = path
         self._vfs = vfs
         self._idle: list[apsw.Connection] = []
+        self._closed = False
 
-    @contextmanager
-    def reading(self) -> Iterator[apsw.Connection]:
+    def reading(self) -> _Reading:
         """A connection for the length of one call; no transaction outlives it."""
-        db = self._idle.pop() if self._idle else open_reader(self._path, vfs=self._vfs)
-        try:
-            yield db
-        except PetsemError:
-            self._return(db)
-            raise
-        except apsw.CorruptError as e:
-            db.close(True)
-            raise PetsemError(
-                Code.CORRUPT, "the database is damaged on disk; run 'petsem check' on this node"
-            ) from e
-        except BaseException:
-            # A connection that raised may hold a cursor; a new one costs little.
-            db.close(True)
-            raise
-        self._return(db)
+        return _Reading(self, whole=False)
 
-    def _return(self, db: apsw.Connection) -> None:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        self._idle.append(db)
-
-    @contextmanager
-    def snapshot(self) -> Iterator[apsw.Connection]:
+    def snapshot(self) -> _Reading:
         """As `reading`, with everything in one read transaction."""
-        with self.reading() as db:
-            db.execute("BEGIN")
-            yield db
+        return _Reading(self, whole=True)
+
+    def take(self) -> apsw.Connection:
+        """A connection that nobody uses."""
+        try:
+            # Not asked for before: another thread may take the last one in between.
+            return self._idle.pop()
+        except IndexError:
+            return open_reader(self._path, vfs=self._vfs)
+
+    def give_back(self, db: apsw.Connection) -> None:
+        """End its use of the database, and keep it for the next."""
+        if db.in_transaction:
+            # For one that only read, this is how it lets its snapshot go.
             db.execute("COMMIT")
+        if self._closed:
+            db.close()
+        else:
+            self._idle.append(db)
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed by its user's own end."""
+        """Close what is idle; what is in use is closed when it is given back."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+class _Reading:
+    """One use of a connection. A class, because a generator's context manager takes several times
+    as long, and every request enters one."""
+
+    __slots__ = ("_db", "_pool", "_whole")
+
+    def __init__(self, pool: ReadPool, *, whole: bool) -> None:
+        self._pool = pool
+        self._whole = whole
+
+    def __enter__(self) -> apsw.Connection:
+        self._db = db = self._pool.take()
+        if self._whole:
+            db.execute("BEGIN")
+        return db
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, PetsemError):
+            self._pool.give_back(self._db)
+            return
+        # A connection that raised may hold a cursor; a new one costs little.
+        self._db.close(True)
+        if isinstance(error, apsw.Error):
+            refusal = read_refusal(error)
+            if refusal is not None:
+                raise refusal from error
+
+
+def read_refusal(error: apsw.Error) -> PetsemError | None:
+    """What an error of SQLite means to whoever reads; None if it is a fault of the program."""
+    if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+        return PetsemError(
+            Code.CORRUPT, "the database is damaged on disk; run 'petsem check' on this node"
+        )
+    if isinstance(error, (apsw.BusyError, apsw.IOError, apsw.CantOpenError, apsw.NoMemError)):
+        return unavailable("the node could not read its database; see its log", retry_after_s=1)
+    return None

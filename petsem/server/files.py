@@ -8,6 +8,7 @@ database or the transaction log, which have their own ways to the disk.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shlex
@@ -104,7 +105,6 @@ def _write(path: Path, data: bytes, mode: int, ops: FileOps, *, replace: bool) -
             # A link, because it fails where a rename would replace.
             ops.link(temporary, path)
             ops.unlink(temporary)
-            temporary = None
         ops.fsync_directory(path.parent)
     except FileExistsError as error:
         raise PetsemError(
@@ -118,10 +118,9 @@ def _write(path: Path, data: bytes, mode: int, ops: FileOps, *, replace: bool) -
 
 
 def _discard(temporary: Path, ops: FileOps) -> None:
-    try:
+    # The error that led here is the one to report; `sweep_temporaries` tries again later.
+    with contextlib.suppress(OSError):
         ops.unlink(temporary)
-    except OSError:
-        return  # The first error is the one to report; `sweep_temporaries` tries again later.
 
 
 def sweep_temporaries(directory: Path) -> None:

@@ -6,7 +6,7 @@ never reaches into the writer or the stream.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -29,6 +29,7 @@ class FreshnessSource:
     region: str
     clock: Clock
     role: Role = Role.LEADER
+    _leading: pb.Freshness | None = field(default=None, init=False, repr=False, compare=False)
 
     def at(self, position: Position) -> Freshness:
         """The freshness of data read at `position`."""
@@ -47,6 +48,20 @@ class FreshnessSource:
     def protobuf(self, position: Position) -> pb.Freshness:
         """The same as a protobuf message."""
         return to_protobuf(self.at(position))
+
+    def encoded(self, position: Position) -> bytes:
+        """The same, serialised. On a leader one message is filled in again and again, which is
+        several times as fast as making one, and every reply needs it."""
+        if self.role is not Role.LEADER or position.checksum is not None:
+            return self.protobuf(position).SerializeToString()
+        message = self._leading
+        if message is None:
+            message = self._leading = self.protobuf(position)
+        for at in (message.position, message.replicated):
+            at.epoch = position.epoch
+            at.txid = position.txid
+        message.server_time_ms = self.clock.unix_ms()
+        return message.SerializeToString()
 
 
 def to_protobuf(freshness: Freshness) -> pb.Freshness:

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from petsem import limits
 from petsem.server import http_refusals as refusals
+from petsem.server.coalescing import CoalescingTransport
 from petsem.server.http_refusals import Refusal
 
 _LINGER_S: Final = 2.0
@@ -54,7 +55,7 @@ class _Phase(enum.Enum):
 
 
 class _LeaveParserError(Exception):
-    """Leaves the parser from inside a callback; `_refusal` says why."""
+    """Leaves the parser from inside a callback."""
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -79,10 +80,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     # The connection's life
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
         over = len(self.connections) - self.limits.connections_max
         if over > _OVERFLOW_ANSWERED:
-            self._deaf = True
             transport.abort()
         elif over > 0:
             self._refuse(refusals.CONNECTIONS)
@@ -90,7 +90,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._set_deadline(_Phase.HEADER)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deaf = True
         self._cancel_deadline()
         self._stop_write_deadline()
         self._unset_keepalive_if_required()
@@ -123,10 +122,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             if upgrade.args[0] < len(data):
                 self._stop_listening()
         except httptools.HttpParserError:
-            # `_refusal` is set if a callback of ours raised, and not if llhttp itself did. A
-            # request that came too early is neither: the one before it is still to be answered.
-            if not self._deaf:
-                self._refuse(self._refusal or refusals.MALFORMED)
+            # `_refusal` is set if a callback of ours had a reason, and not if llhttp itself did.
+            self._refuse(self._refusal or refusals.MALFORMED)
         else:
             if self._silent_bytes > self.limits.headers_max_bytes:
                 self._refuse(self._too_silent())
@@ -135,7 +132,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_listening()
             raise _LeaveParserError
         self._phase = _Phase.HEADER
         self._silent_bytes = 0

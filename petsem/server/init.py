@@ -18,13 +18,14 @@ from petsem.crypto.ca import create_ca, issue_node, new_node_key, node_csr
 from petsem.crypto.envelope import Record
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose, generate_kek, random_id
+from petsem.errors import conflict
 from petsem.model import Position
 from petsem.server import sql
 from petsem.server.config import render_default
 from petsem.server.config_keys import Address
 from petsem.server.database import open_writer
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState, check_region
-from petsem.server.files import write_new
+from petsem.server.files import present, write_new
 from petsem.server.keys import CLUSTER, Keys
 from petsem.server.leadership import begin_epoch
 from petsem.server.operator_token import issue_operator_token
@@ -67,12 +68,16 @@ def init_cluster(
     datadir = DataDir(directory)
     keyring_path = (keyring_file or datadir.default_keyring).absolute()
     token_path = (operator_token_file or datadir.default_operator_token).absolute()
+    for path in (keyring_path, token_path):
+        # Found out now, nothing is left behind that the next try would stumble over.
+        if present(path):
+            raise conflict(f"{path} exists already; move it away or choose another name")
     datadir.create()
     keyring = Keyring()
     for purpose in Purpose:
         keyring = keyring.with_key(purpose, generate_kek())
     write_new(keyring_path, keyring.encode())
-    identity = NodeIdentity(f"{region}-{random_id().hex()[:8]}", random_id(), region)
+    identity = NodeIdentity(_node_id(region), random_id(), region)
     addresses = {
         "http": http or DEFAULT_ADDRESSES["http"],
         "grpc": grpc or DEFAULT_ADDRESSES["grpc"],
@@ -96,6 +101,11 @@ def init_cluster(
     write_new(token_path, token.encode() + b"\n")
     datadir.write_identity(identity)
     return NewCluster(identity.node_id, identity.cluster_id, keyring_path, token_path)
+
+
+def _node_id(region: str) -> str:
+    """A name for people to tell nodes by, within the bounds of a host's name."""
+    return f"{region[:54].rstrip('-')}-{random_id().hex()[:8]}"
 
 
 def _fill(

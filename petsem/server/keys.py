@@ -7,10 +7,10 @@ is named in the error. It does not decide which KEK is primary; that is a row in
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
 
 import apsw
+import msgspec
 
 from petsem.crypto.envelope import (
     DamagedEnvelope,
@@ -30,8 +30,7 @@ from petsem.server import sql
 _CACHE_MAX: Final = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True):
     """Whose a data key is: an app's, an org's, or (with neither) the cluster's.
 
     `org` and `app` are row numbers, `org_uid` and `incarnation` what is bound into envelopes.
@@ -56,7 +55,8 @@ class Keys:
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
-        self._open: OrderedDict[bytes, Key] = OrderedDict()
+        # By owner too: a key that was opened for one is not thereby another's.
+        self._open: OrderedDict[tuple[bytes, bytes, bytes], Key] = OrderedDict()
 
     @property
     def keyring(self) -> Keyring:
@@ -81,8 +81,9 @@ class Keys:
         return open_sealed(self.data_key(db, owner, key_id_of(envelope)), place, envelope)
 
     def data_key(self, db: apsw.Connection, owner: Owner, key_id: bytes) -> Key:
-        """The data key of that id."""
-        key = self._open.get(key_id)
+        """The data key of that id; `DamagedEnvelope` if this owner has none such, or a damaged
+        one."""
+        key = self._open.get((key_id, owner.org_uid, owner.incarnation))
         if key is None:
             found = sql.one(
                 db,
@@ -96,7 +97,8 @@ class Keys:
         return key
 
     def primary(self, db: apsw.Connection, owner: Owner) -> Key:
-        """The key that new envelopes of this owner are sealed under."""
+        """The key that new envelopes of this owner are sealed under; `corrupt` if there is none
+        that can be used."""
         found = sql.one(
             db,
             "SELECT id, kek, wrapped FROM data_keys WHERE purpose = ? AND coalesce(org, 0) = ?"
@@ -108,7 +110,16 @@ class Keys:
                 Code.CORRUPT, "a data key is missing; run 'petsem check' on this node"
             )
         key_id, kek, wrapped = found
-        return self._open.get(key_id) or self._unwrap(owner, key_id, kek, wrapped)
+        key = self._open.get((key_id, owner.org_uid, owner.incarnation))
+        if key is not None:
+            return key
+        try:
+            return self._unwrap(owner, key_id, kek, wrapped)
+        except DamagedEnvelope:
+            raise PetsemError(
+                Code.CORRUPT,
+                f"the data key {key_id.hex()} is damaged; run 'petsem check' on this node",
+            ) from None
 
     def create(self, db: apsw.Connection, owner: Owner, now_ms: int) -> Key:
         """Make a data key for `owner` and make it the primary one; earlier ones stay readable."""
@@ -153,5 +164,5 @@ class Keys:
         key = unwrap_data_key(kek, owner.place(Record.DATA_KEY, key_id), wrapped)
         if len(self._open) >= _CACHE_MAX:
             self._open.popitem(last=False)
-        self._open[key_id] = key
+        self._open[key_id, owner.org_uid, owner.incarnation] = key
         return key

@@ -11,33 +11,56 @@ import dataclasses
 
 import apsw
 
-from petsem.errors import PetsemError, conflict
+from petsem.errors import Code, PetsemError, conflict, unavailable
 from petsem.model import Position
 from petsem.server import sql
-from petsem.server.database import read_position
+from petsem.server.database import read_position, read_refusal
 from petsem.server.datadir import DataDir
-from petsem.server.schema import migrate, refuse_newer
+from petsem.server.schema import migrate, refuse_newer, version_of
 
 
 def open_epoch(db: apsw.Connection, datadir: DataDir, node_id: str, now_ms: int) -> Position:
-    """Migrate the database if it is older, and begin this start's epoch in a transaction."""
-    refuse_newer(db)
+    """Migrate the database if it is older, and begin this start's epoch in a transaction.
+
+    Raises `conflict` for a database that is not this node's to lead, `corrupt` for one that cannot
+    be read, and `unavailable` if it cannot be written; then it may be called again.
+    """
     state = datadir.read_state()
     if state.role != "leader":
         raise conflict("this node is a replica; it follows the leader and cannot be started as one")
-    before = read_position(db)
-    epoch = max(before.epoch, state.bound_epoch) + 1
-    datadir.write_state(dataclasses.replace(state, bound_epoch=epoch, bound_leader=node_id))
-    db.execute("BEGIN IMMEDIATE")
     try:
+        _refuse_foreign(db, datadir)
+        before = read_position(db)
+        epoch = max(before.epoch, state.bound_epoch) + 1
+        datadir.write_state(dataclasses.replace(state, bound_epoch=epoch, bound_leader=node_id))
+        db.execute("BEGIN IMMEDIATE")
         migrate(db)
         position = begin_epoch(db, Position(epoch, before.txid + 1), node_id, now_ms)
         db.execute("COMMIT")
-    except (apsw.Error, PetsemError):
+    except (apsw.Error, PetsemError) as e:
         if db.in_transaction:
             db.execute("ROLLBACK")
-        raise
+        if isinstance(e, apsw.FullError):
+            raise unavailable("the disk is full; free space on it") from e
+        refusal = None if isinstance(e, PetsemError) else read_refusal(e)
+        if refusal is None:
+            raise
+        raise refusal from e
     return position
+
+
+def _refuse_foreign(db: apsw.Connection, datadir: DataDir) -> None:
+    """Refuse a database that is not the one that `node.json` was made with."""
+    refuse_newer(db)
+    if version_of(db) == 0:
+        raise PetsemError(
+            Code.CORRUPT, "the database is empty; restore the data directory from a backup"
+        )
+    cluster_id = sql.rows(db, "SELECT cluster_id FROM cluster")[0][0]
+    if cluster_id != datadir.read_identity().cluster_id:
+        raise conflict(
+            "the database is another cluster's than node.json; restore both from one backup"
+        )
 
 
 def begin_epoch(db: apsw.Connection, position: Position, node_id: str, now_ms: int) -> Position:

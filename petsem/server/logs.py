@@ -87,7 +87,6 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         # Before the arguments are put into the sentence: afterwards bytes would be text.
-        record = logging.makeLogRecord(record.__dict__)
         record.args = _scrub_arguments(record.args)
         return super().format(record)
 

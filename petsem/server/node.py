@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from petsem.clock import Clock, SystemClock
+from petsem.errors import Code, PetsemError
 from petsem.server.auth import Authenticator
 from petsem.server.bundles import Bundles
 from petsem.server.changes import Changes
@@ -60,9 +62,15 @@ class Node:
         loop = asyncio.get_running_loop()
         self.space.restore()
         db = await loop.run_in_executor(self.helper, self.writer.open)
-        await loop.run_in_executor(
-            self.helper, open_epoch, db, self.datadir, self.identity.node_id, self.clock.unix_ms()
-        )
+        begin = partial(open_epoch, db, self.datadir, self.identity.node_id, self.clock.unix_ms())
+        try:
+            await loop.run_in_executor(self.helper, begin)
+        except PetsemError as e:
+            if e.code is not Code.UNAVAILABLE or not self.space.low:
+                raise
+            # A node with a full disk can still serve reads; what the ballast held is for this.
+            self.space.exhausted()
+            await loop.run_in_executor(self.helper, begin)
         await self.writer.start(db)
         await self.keyring.start()
         self.housekeeping.start()
@@ -141,6 +149,16 @@ def build_node(
             pool=pool, auth=auth, changes=changes, streams_max=config.limits.watch_streams
         ),
         keyring=keyring,
-        status=StatusService(),
-        housekeeping=Housekeeping(),
+        status=StatusService(
+            datadir=datadir,
+            identity=identity,
+            pool=pool,
+            writer=writer,
+            keys=keys,
+            source=source,
+            keyring=keyring,
+            space=space,
+            freshness=freshness,
+        ),
+        housekeeping=Housekeeping(writer=writer, pool=pool, keys=keys, clock=clock, space=space),
     )

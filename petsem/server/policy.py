@@ -74,8 +74,10 @@ HTTP: Final[dict[tuple[str, str], Rule | None]] = {
     ("POST", "/v1/keyring/rotate-data"): NODES_ADMIN,
     ("GET", "/healthz"): OPEN,
     ("GET", "/readyz"): OPEN,
+    ("GET", "/schema"): OPEN,
 }
-"""Method and path template → rule, for every HTTP route of our own."""
+"""Method and path template → rule, for every HTTP route of our own. `open_metrics` opens /metrics,
+and `open_schema = false` closes /schema to whoever has no valid token."""
 
 RPC: Final[dict[str, Rule]] = {
     "/petsem.v1.Secrets/Fetch": SECRETS_READ,

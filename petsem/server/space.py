@@ -7,6 +7,7 @@ It recovers by itself: when space is back, the ballast is laid down again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,11 @@ from petsem.errors import unavailable
 
 
 def free_bytes(directory: Path) -> int:
-    """What an unprivileged process could still write there."""
-    found = os.statvfs(directory)
+    """What an unprivileged process could still write there; nothing, if the disk does not say."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
     return found.f_bavail * found.f_frsize
 
 
@@ -54,7 +58,9 @@ class Space:
     def exhausted(self) -> None:
         """SQLite met a full disk: give the ballast back and refuse writes until `restore`."""
         self._exhausted = True
-        self._ballast.unlink(missing_ok=True)
+        # A disk that fails in this too is refused writes all the same.
+        with contextlib.suppress(OSError):
+            self._ballast.unlink(missing_ok=True)
 
     def restore(self) -> None:
         """Lay the ballast down again if there is room for it and the reserve; call now and then."""

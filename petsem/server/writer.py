@@ -38,7 +38,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Connect = Callable[[], apsw.Connection]
 
-_DISK_OR_MEMORY = (apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.InterruptError)
+_DISK_OR_MEMORY = (
+    apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.InterruptError,
+    apsw.ReadOnlyError, apsw.CantOpenError,
+)  # fmt: skip
 _BEGIN_TRIES = 200
 _BEGIN_PAUSE_S = 0.01
 
@@ -93,7 +96,8 @@ class Writer:
         self._finish = finish
         self._queue: deque[_Request[Any]] = deque()
         self._queue_max = queue_max
-        self._scrubs: list[asyncio.Future[None]] = []
+        self._scrubs: list[asyncio.Future[bool]] = []
+        self._scrub_due = False
         self._wake = asyncio.Event()
         self._closing = False
         self._db: apsw.Connection | None = None
@@ -134,13 +138,22 @@ class Writer:
         if self._db is not None:
             await self._on_helper(self._close)
 
-    async def scrub(self) -> None:
+    async def scrub(self) -> bool:
         """Between two groups, copy the WAL into the database and empty it, so that pages from
-        before a destroy do not live on in it. A foreign reader can only delay this."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        before a destroy do not live on in it. Whether that is done: a reader can only delay it,
+        and then it is tried again after each of the next groups."""
+        if self._task is None or self._task.done():
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._scrubs.append(done)
         self._wake.set()
-        await asyncio.shield(done)
+        return await asyncio.shield(done)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has the database open and takes requests."""
+        running = self._task is not None and not self._task.done()
+        return running and self._db is not None and not self._closing
 
     @property
     def waiting(self) -> int:
@@ -162,9 +175,10 @@ class Writer:
         try:
             self._space.check()
             db = await self._begin()
-        except PetsemError as e:
+        except Exception as e:
+            refusal = self._refusal(e)
             while self._queue:
-                _fail(self._queue.popleft(), e)
+                _fail(self._queue.popleft(), refusal)
             return
         group: list[_Request[Any]] = []
         try:
@@ -284,22 +298,24 @@ class Writer:
         if full:
             self._space.exhausted()
         self.last_error = f"COMMIT: {type(cause).__name__}"
-        await self._reopen()
-        answer = _full() if full and self.position.txid < position.txid else _unknown_outcome()
+        reopened = await self._reopen()
+        absent = reopened and self.position.txid < position.txid
+        answer = _full() if full and absent else _unknown_outcome()
         for request in good:
             _fail(request, answer)
         self._changes.publish_all()
 
-    async def _reopen(self) -> None:
+    async def _reopen(self) -> bool:
+        """Try until the database is open again; False if the node is to stop before that."""
         pause_s = 0.05
         while True:
             try:
                 self._adopt(await self._on_helper(self._open_again))
-                return
+                return True
             except (apsw.Error, PetsemError, OSError) as e:
                 log.error("reopen_failed", error=type(e).__name__)
                 if self._closing:
-                    return
+                    return False
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
 
@@ -333,19 +349,24 @@ class Writer:
 
     async def _checkpoint(self) -> None:
         scrubs, self._scrubs = self._scrubs, []
-        due = self._checkpointer.due(idle=not self._queue)
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if scrubs else due
-        if mode is None:
+        if scrubs or (self._scrub_due and not self._queue):
+            self._scrub_due = not await self._run_checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            for done in scrubs:
+                done.set_result(not self._scrub_due)
             return
+        mode = self._checkpointer.due(idle=not self._queue)
+        if mode is not None:
+            await self._run_checkpoint(mode)
+
+    async def _run_checkpoint(self, mode: int) -> bool:
         try:
-            await self._on_helper(self._checkpointer.run, mode)
-        except apsw.FullError:
-            self._space.exhausted()
-        except (apsw.Error, PetsemError) as e:
+            return await self._on_helper(self._checkpointer.run, mode)
+        except Exception as e:
+            if isinstance(e, apsw.FullError):
+                self._space.exhausted()
             self.last_error = f"checkpoint: {type(e).__name__}"
             log.warning("checkpoint_failed", error=type(e).__name__)
-        for done in scrubs:
-            done.set_result(None)
+            return False
 
     async def _on_helper(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)

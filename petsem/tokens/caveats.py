@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
+
 from petsem.tokens.grammar import (
     Predicate,
     address,
@@ -44,8 +46,7 @@ __all__ = [
 _NOT_INHERITED = frozenset({"time", "user"})
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """What is asked for: every fact that a caveat may be held against.
 
     `attributes` by key (a `time` among them is never read); `now_s`: the server's clock, Unix

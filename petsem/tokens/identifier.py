@@ -7,8 +7,9 @@ Guarantees: 62 bytes with one spelling; `parse` refuses any other. Byte table:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from petsem.model import Kind
 from petsem.tokens.reasons import malformed
@@ -19,8 +20,7 @@ _LAYOUT = struct.Struct(">B16sB16s16sIQ")
 _KINDS: Final = {int(kind): kind for kind in Kind}
 
 
-@dataclass(frozen=True, slots=True)
-class Identifier:
+class Identifier(msgspec.Struct, frozen=True):
     """A token's identity. The nonce is its id; epoch and TXID are of the minting transaction."""
 
     cluster_id: bytes

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from petsem.errors import invalid
 from petsem.limits import CAVEAT_MAX_BYTES, CAVEATS_MAX, TOKEN_MAX_BYTES
 from petsem.tokens.grammar import parse_predicates
@@ -32,11 +34,11 @@ _KEY_GENERATOR = b"macaroons-key-generator"
 _BIND_KEY = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
-class Caveat:
+class Caveat(msgspec.Struct, frozen=True):
     """First-party when `vid` is None: `cid` is then the predicate, and there is no location.
 
     Third-party otherwise: `cid` is the ticket, `vid` the discharge's key sealed for the verifier.
+    A struct, because a token has many, and a frozen dataclass takes eight times as long to make.
     """
 
     cid: bytes

@@ -1,15 +1,18 @@
 """The JSON bodies of the HTTP API, as msgspec structs.
 
-Guarantees: unknown fields are refused, and field names are those of the published contract. It
-does not check names or sizes; `petsem.model` and the services do.
+Guarantees: unknown fields of a request are refused, numbers of a request are within their bounds,
+and field names are those of the published contract. The descriptions here are the ones in the
+OpenAPI document. It does not check names or sizes; `petsem.model` and the services do.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
+
+from petsem import limits
 
 
 class _In(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,11 +25,35 @@ class _Out(msgspec.Struct, frozen=True, omit_defaults=False):
 
 # Shared
 
+Version = Annotated[
+    int,
+    Meta(ge=0, le=limits.VERSION_MAX, description="a version of an app; 0 is the empty one"),
+]
+Time = Annotated[str, Meta(description="UTC in whole seconds, `YYYY-MM-DDTHH:MM:SSZ`")]
+PositionText = Annotated[
+    str,
+    Meta(
+        description="where a database stands: `EPOCH-TXID` or `EPOCH-TXID-CHECKSUM`, in 8, 16 "
+        "and 16 hexadecimal digits"
+    ),
+]
+TokenId = Annotated[str, Meta(description="a token's nonce, as 32 hexadecimal digits")]
+DigestText = Annotated[
+    str,
+    Meta(
+        description="a keyed digest, as 32 hexadecimal digits: the same for the same value of the "
+        "same name, and empty once the value was destroyed"
+    ),
+]
+Next = Annotated[
+    str | None, Meta(description="what to ask `after` for the next page; null on the last")
+]
+
 
 class Base64Value(_In, frozen=True):
-    """A value that is not text."""
+    """A value that is not text, or that is sent without looking at it."""
 
-    base64: str
+    base64: Annotated[str, Meta(description="the bytes in standard base64, padded")]
 
 
 Value = str | Base64Value
@@ -35,24 +62,31 @@ Value = str | Base64Value
 class ReplicatedDurability(_In, frozen=True):
     """Answer when this many other voters hold the write durably."""
 
-    replicated: int
+    replicated: Annotated[int, Meta(ge=1, le=64)]
 
 
 DurabilityWish = Literal["local"] | ReplicatedDurability
 
 
 class Freshness(_Out, frozen=True):
-    """How fresh an answer is. Unknown fields are absent."""
+    """How fresh an answer is. What is unknown is absent."""
 
     node: str
     region: str
     role: Literal["leader", "replica", "unknown"]
-    position: str
-    server_time_ms: int
-    source: Literal["disk", "upstream"]
-    lag_ms: int | UnsetType = UNSET
-    leader_seen_ms_ago: int | UnsetType = UNSET
-    replicated: str | UnsetType = UNSET
+    position: PositionText
+    server_time_ms: Annotated[int, Meta(description="the node's clock, Unix milliseconds")]
+    source: Annotated[
+        Literal["disk", "upstream"],
+        Meta(description="this node's own database, or a node nearer to the leader"),
+    ]
+    lag_ms: Annotated[int, Meta(description="how old the data may be")] | UnsetType = UNSET
+    leader_seen_ms_ago: (
+        Annotated[int, Meta(description="when the leader was last heard")] | UnsetType
+    ) = UNSET
+    replicated: (
+        Annotated[str, Meta(description="the position that a failover would keep")] | UnsetType
+    ) = UNSET
 
 
 class DurabilityReport(_Out, frozen=True):
@@ -60,14 +94,16 @@ class DurabilityReport(_Out, frozen=True):
 
     asked: Literal["local"] | ReplicatedDurability
     met: bool
-    replicated_to: list[str]
+    replicated_to: Annotated[list[str], Meta(description="other nodes known to hold it")]
 
 
 class ErrorBody(_Out, frozen=True):
-    """Every error, from every route."""
+    """Every error, from every route. `details` has what a program may need, where it is known:
+    `reason`, `caveat`, `have`, `need`, `have_version`, `need_version`, `retry_after_s`,
+    `server_time_ms`, `reasons`."""
 
-    code: str
-    message: str
+    code: Annotated[str, Meta(description="stable; see the table of errors")]
+    message: Annotated[str, Meta(description="one sentence for people; it may change")]
     details: dict[str, Any]
 
 
@@ -75,50 +111,70 @@ class Who(_Out, frozen=True):
     """Who made a change: identity from the issued token, and the token's id."""
 
     subject: str
-    token_id: str
+    token_id: TokenId
 
 
 # Orgs and apps
 
 
+TenantName = Annotated[
+    str,
+    Meta(
+        description="1 to 63 lower-case letters, digits and hyphens, with no hyphen first or last"
+    ),
+]
+
+
 class CreateOrg(_In, frozen=True):
-    org: str
+    """An org to make."""
+
+    org: TenantName
 
 
 class CreateApp(_In, frozen=True):
-    app: str
+    """An app to make."""
+
+    app: TenantName
 
 
 class Org(_Out, frozen=True):
-    org: str
-    created_at: str
-    deleted_at: str | None
-    purge_at: str | None
+    """An org; `deleted_at` and `purge_at` are null unless it is softly deleted."""
+
+    org: TenantName
+    created_at: Time
+    deleted_at: Time | None
+    purge_at: Time | None
 
 
 class OrgList(_Out, frozen=True):
+    """A page of orgs, by name."""
+
     orgs: list[Org]
-    next: str | None
+    next: Next
 
 
 class App(_Out, frozen=True):
-    app: str
-    version: int
-    created_at: str
-    deleted_at: str | None
-    purge_at: str | None
+    """An app; `deleted_at` and `purge_at` are null unless it is softly deleted."""
+
+    app: TenantName
+    version: Version
+    created_at: Time
+    deleted_at: Time | None
+    purge_at: Time | None
 
 
 class AppList(_Out, frozen=True):
+    """A page of apps, by name."""
+
     apps: list[App]
-    next: str | None
+    next: Next
 
 
 class Deleted(_Out, frozen=True):
-    """What a delete did: `purge_at` is when it can no longer be undone, absent if it is now."""
+    """What a delete did: `purge_at` is when it can no longer be undone, null if it is gone now."""
 
-    deleted_at: str
-    purge_at: str | None
+    deleted_at: Time
+    purge_at: Time | None
     message: str
 
 
@@ -126,7 +182,9 @@ class Settings(_Out, frozen=True):
     """An org's settings; every key is always present."""
 
     durability: DurabilityWish
-    boot_max_staleness_s: int
+    boot_max_staleness_s: Annotated[
+        int, Meta(description="how long boot reads are served without word from the leader")
+    ]
 
 
 class SettingsPatch(_In, frozen=True):
@@ -139,47 +197,73 @@ class SettingsPatch(_In, frozen=True):
 # Secrets
 
 
+SecretName = Annotated[
+    str,
+    Meta(
+        description="a letter or underscore, then letters, digits, `_`, `.` or `-`; at most 255 "
+        "characters"
+    ),
+]
+
+
 class SecretsPatch(_In, frozen=True):
     """A batch, applied whole or not at all."""
 
-    set: dict[str, Value] = msgspec.field(default_factory=dict)
-    unset: list[str] = msgspec.field(default_factory=list)
-    if_version: int | None = None
+    set: Annotated[dict[str, Value], Meta(description="values by name, at most 64 KiB each")] = (
+        msgspec.field(default_factory=dict)
+    )
+    unset: Annotated[list[str], Meta(description="names to take away, which must be there")] = (
+        msgspec.field(default_factory=list)
+    )
+    if_version: Version | None = None
     durability: DurabilityWish | None = None
 
 
 class WrittenSecret(_Out, frozen=True):
-    name: str
-    digest: str
+    """A value that was stored."""
+
+    name: SecretName
+    digest: DigestText
 
 
 class SecretsPatched(_Out, frozen=True):
-    version: int
-    position: str
+    """The new version, and where it is durable."""
+
+    version: Version
+    position: PositionText
     durability: DurabilityReport
     set: list[WrittenSecret]
     unset: list[str]
 
 
+Filtered = Annotated[bool, Meta(description="whether the token's caveats may have left names out")]
+
+
 class SecretInfo(_Out, frozen=True):
-    name: str
-    version: int
-    digest: str
-    updated_at: str
+    """A secret without its value; `version` is the one that set it."""
+
+    name: SecretName
+    version: Version
+    digest: DigestText
+    updated_at: Time
     updated_by: Who
 
 
 class SecretList(_Out, frozen=True):
-    version: int
+    """The current version of an app, by name."""
+
+    version: Version
     secrets: list[SecretInfo]
-    filtered: bool
+    filtered: Filtered
     freshness: Freshness
 
 
 class SecretValues(_Out, frozen=True):
-    version: int
+    """One version of an app: text where the bytes are UTF-8, else base64."""
+
+    version: Version
     secrets: dict[str, Value]
-    filtered: bool
+    filtered: Filtered
     freshness: Freshness
 
 
@@ -194,41 +278,55 @@ class SecretsDiff(_Out, frozen=True, omit_defaults=True):
 
 
 class Destroy(_In, frozen=True):
-    names: list[str]
-    version: int | None = None
+    """Values to remove for good."""
+
+    names: Annotated[list[str], Meta(min_length=1, max_length=limits.APP_MAX_SECRETS)]
+    version: Version | None = None
 
 
 class DestroyedSecret(_Out, frozen=True):
-    name: str
-    versions: list[int]
+    """A name, and the versions that had set the values which are gone."""
+
+    name: SecretName
+    versions: list[Version]
 
 
 class Destroyed(_Out, frozen=True):
-    version: int
+    """What is gone from this node's database, and what may still have it."""
+
+    version: Version
     destroyed: list[DestroyedSecret]
-    position: str
+    position: PositionText
     message: str
 
 
 class VersionInfo(_Out, frozen=True):
-    version: int
-    created_at: str
+    """A version: when, by whom, and the names that it set and took away."""
+
+    version: Version
+    created_at: Time
     updated_by: Who
     change: Literal["set", "rollback", "destroy"]
-    rolled_back_to: int | None
-    set: list[str]
-    unset: list[str]
+    rolled_back_to: Version | None
+    set: list[SecretName]
+    unset: list[SecretName]
 
 
 class VersionList(_Out, frozen=True):
+    """A page of versions, newest first."""
+
     versions: list[VersionInfo]
-    next: int | None
+    next: Annotated[
+        int | None, Meta(description="what to ask `before` for the next page; null on the last")
+    ]
     freshness: Freshness
 
 
 class Rollback(_In, frozen=True):
-    to: int
-    if_version: int | None = None
+    """The version whose values a new one is to have."""
+
+    to: Version
+    if_version: Version | None = None
     durability: DurabilityWish | None = None
 
 
@@ -236,110 +334,168 @@ class Rollback(_In, frozen=True):
 
 
 class Mint(_In, frozen=True):
-    caveats: list[str]
-    org: str | None = None
-    kind: str | None = None
-    label: str | None = None
+    """A token to make. `kind`: operator (without an org), org, deploy, read-only, host, service."""
+
+    caveats: Annotated[
+        list[str], Meta(description="such as `app = web`; `action` and `time <` are required")
+    ]
+    org: Annotated[str, Meta(description="whose key signs; the cluster's if left out")] | None = (
+        None
+    )
+    kind: Annotated[str, Meta(description="the natural one of the key if left out")] | None = None
+    label: Annotated[str, Meta(description="for people; never identity")] | None = None
 
 
 class Minted(_Out, frozen=True):
+    """The only answer that has a token in it."""
+
     token: str
-    id: str
-    expires_at: str
-    position: str
+    id: TokenId
+    expires_at: Time
+    position: PositionText
 
 
 class TokenInfo(_Out, frozen=True):
-    id: str
+    """An issued token, without what it takes to use it."""
+
+    id: TokenId
     kind: str
     subject: str
     label: str | None
-    parent: str | None
+    parent: Annotated[
+        str | None, Meta(description="the id of the token on whose authority it was minted")
+    ]
     caveats: list[str]
-    created_at: str
+    created_at: Time
     created_by: str
-    expires_at: str
+    expires_at: Time
     state: Literal["live", "expired", "revoked"]
-    revoked_at: str | None
+    revoked_at: Time | None
 
 
 class TokenList(_Out, frozen=True):
+    """A page of issued tokens, oldest first."""
+
     tokens: list[TokenInfo]
-    next: str | None
+    next: Next
 
 
 class Revoked(_Out, frozen=True):
-    id: str
-    revoked_at: str
-    position: str
+    """A token that has ended, and where that is durable."""
+
+    id: TokenId
+    revoked_at: Time
+    position: PositionText
     durability: DurabilityReport
 
 
 class RootKeyRotated(_Out, frozen=True):
+    """The key that signs from now on, and those that only verify any more."""
+
     key_id: str
     retired: list[str]
-    position: str
+    position: PositionText
 
 
 class Verify(_In, frozen=True):
+    """A token, and what it is to be used for."""
+
     token: str
-    access: dict[str, str]
-    max_staleness_s: int | None = None
+    access: Annotated[
+        dict[str, str],
+        Meta(description="`org`, `action`, and every attribute that caveats may ask for"),
+    ]
+    max_staleness_s: (
+        Annotated[int, Meta(ge=0, le=30 * 24 * 3600, description="how old the answer may be")]
+        | None
+    ) = None
 
 
 class VerifyBatch(_In, frozen=True):
-    requests: list[Verify]
+    """Up to 512 of them."""
+
+    requests: Annotated[list[Verify], Meta(min_length=1, max_length=limits.VERIFY_BATCH_MAX)]
 
 
-class Allowed(_Out, frozen=True, omit_defaults=True):
-    """`org` is absent for a token of the cluster key that named none."""
-
-    token_id: str
-    org: str | UnsetType
-    subject: str
-    expires_at: str
+class _Judged(_Out, frozen=True, omit_defaults=True, kw_only=True):
+    token_id: TokenId | UnsetType = UNSET
+    org: TenantName | UnsetType = UNSET
+    subject: str | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
+    reason: (
+        Annotated[str, Meta(description="an open set: take an unknown one for a refusal too")]
+        | UnsetType
+    ) = UNSET
+    caveat: Annotated[str, Meta(description="the caveat that failed")] | UnsetType = UNSET
+    message: str | UnsetType = UNSET
     freshness: Freshness
-    allowed: Literal[True] | UnsetType = UNSET
-    would_allow: Literal[True] | UnsetType = UNSET
 
 
-class Refused(_Out, frozen=True, omit_defaults=True):
-    reason: str
-    message: str
-    freshness: Freshness
-    caveat: str | UnsetType = UNSET
-    allowed: Literal[False] | UnsetType = UNSET
-    would_allow: Literal[False] | UnsetType = UNSET
+class Verdict(_Judged, frozen=True, omit_defaults=True, kw_only=True):
+    """`token_id`, `org`, `subject` and `expires_at` if it is allowed; `reason`, `message` and
+    perhaps `caveat` if it is not."""
+
+    allowed: bool
+
+
+class CanVerdict(_Judged, frozen=True, omit_defaults=True, kw_only=True):
+    """The answer of a dry run, which has the fields of a verdict but for `allowed`."""
+
+    would_allow: bool
 
 
 class VerifyBatchReply(_Out, frozen=True):
-    responses: list[Allowed | Refused]
+    """The answers, in the order of the questions."""
+
+    responses: list[Verdict]
 
 
 class RevocationInfo(_Out, frozen=True):
-    token_id: str
+    """A token that was revoked; `org` is null for one of the cluster key."""
+
+    token_id: TokenId
     org: str | None
-    position: str
-    revoked_at: str
+    position: PositionText
+    revoked_at: Time
 
 
 class RevocationFeed(_Out, frozen=True):
-    """`next` is the position to ask `after` next time."""
+    """Revocations in order; `next` is the position to ask `after` next time."""
 
     revocations: list[RevocationInfo]
-    next: str
+    next: PositionText
     freshness: Freshness
 
 
 # Nodes and keyring
 
 
+class Health(_Out, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Ready(_Out, frozen=True):
+    """The node serves everything that it is there for."""
+
+    ready: Literal[True]
+
+
+class OpenApi(_Out, frozen=True):
+    """The OpenAPI document, which has much more in it."""
+
+    openapi: str = "3.1.0"
+
+
 class NodeStatus(_Out, frozen=True):
+    """A node; what is not known of it is null."""
+
     node: str
     region: str
     role: Literal["leader", "replica", "unknown"]
     epoch: int
-    position: str
+    position: PositionText
     lag_transactions: int | None
     lag_ms: int | None
     last_error: str | None
@@ -351,51 +507,65 @@ class NodeStatus(_Out, frozen=True):
 
 
 class Status(_Out, frozen=True):
+    """The cluster's id, and its nodes as this one sees them."""
+
     cluster: str
     nodes: list[NodeStatus]
 
 
 class NodeInfo(_Out, frozen=True):
+    """A member of the cluster and its addresses."""
+
     node: str
     region: str
     voter: bool
-    joined_at: str
+    joined_at: Time
     http: str
     grpc: str
     peer: str
 
 
 class NodeList(_Out, frozen=True):
+    """The cluster's members."""
+
     nodes: list[NodeInfo]
 
 
 class KekInfo(_Out, frozen=True):
+    """A KEK, by its id; the key itself is in no answer."""
+
     purpose: Literal["secrets", "tokens", "cluster"]
     id: str
     state: Literal["waiting", "primary", "retired"]
-    held: bool
-    wraps: int
+    held: Annotated[bool, Meta(description="whether this node's keyring has it")]
+    wraps: Annotated[int, Meta(description="data keys that are wrapped with it")]
 
 
 class KeyringList(_Out, frozen=True):
+    """The KEKs that the cluster knows of."""
+
     keys: list[KekInfo]
 
 
 class KeyringStep(_In, frozen=True):
     """Do up to `limit` rows and say how many are left; ask again until none are."""
 
-    limit: int = 100
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
     org: str | None = None
     app: str | None = None
-    after: str | None = None
+    after: Annotated[str, Meta(description="the `next` of the answer before")] | None = None
 
 
 class KeyringProgress(_Out, frozen=True):
+    """What was done, and what is left to do."""
+
     done: int
     remaining: int
-    next: str | None
+    next: Annotated[str | None, Meta(description="what to ask `after` next; null when done")]
     message: str
 
 
 class KekPromotion(_In, frozen=True):
+    """Whether to promote a key that a live node lacks."""
+
     force: bool = False

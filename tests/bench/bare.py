@@ -21,14 +21,14 @@ from litestar import Litestar, Response, patch
 from petsem.wire import http
 
 
-class _Any(grpc.GenericRpcHandler[bytes, bytes]):
+class _Any(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
     def __init__(self, answer: bytes) -> None:
         async def handle(_request: bytes, _context: object) -> bytes:
             return answer
 
         self._handler = grpc.unary_unary_rpc_method_handler(handle)
 
-    def service(self, _details: object) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def service(self, _details: object) -> "grpc.RpcMethodHandler[bytes, bytes]":
         return self._handler
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+PETSEM: Final = Path(sys.executable).with_name("petsem")
 READY_WITHIN_S: Final = 30
 
 
@@ -58,7 +59,7 @@ def node(directory: Path, *command: str) -> Iterator[Process]:
 
     What it logs goes to `DIR.log`, beside the directory.
     """
-    arguments = [*(command or (sys.executable, "-m", "petsem.cli.main", "serve")), str(directory)]
+    arguments = [*(command or (str(PETSEM), "serve")), str(directory)]
     log = directory.with_name(directory.name + ".log")
     started_s = time.monotonic()
     with log.open("wb") as sink, _running(arguments, stderr=sink) as child:

@@ -36,7 +36,7 @@ Query = TypeVar("Query", bound=msgspec.Struct)
 class Ask:
     """A request under one rule of the policy, on one node."""
 
-    __slots__ = ("_headers", "_raw", "_receive", "_rule", "_scope", "node", "request")
+    __slots__ = ("_headers", "_raw", "_receive", "_request", "_rule", "_scope", "node")
 
     def __init__(self, node: Node, rule: Rule | None, scope: HTTPScope, receive: Receive) -> None:
         self.node = node
@@ -44,11 +44,16 @@ class Ask:
         self._scope = scope
         self._receive = receive
         self._raw: bytes | None = None
+        self._request: Request | None = None
         self._headers: RequestHeaders = read_headers(scope["headers"])
-        self.request = Request(
-            self._headers.token, client_ip(scope, node.config.http.trusted_proxies)
-        )
-        """The token and where it comes from."""
+
+    @property
+    def request(self) -> Request:
+        """The token and where it comes from. Routes that need neither never look."""
+        if self._request is None:
+            ip = client_ip(self._scope, self.node.config.http.trusted_proxies)
+            self._request = Request(self._headers.token, ip)
+        return self._request
 
     # Names in the path
 
@@ -69,13 +74,12 @@ class Ask:
 
     # Authority
 
-    def require_token(self) -> str:
-        """The token's text; `unauthenticated` if there is none."""
+    def require_token(self) -> None:
+        """Refuse whoever sent no token at all, before anything else of the request is judged."""
         if not self.request.token:
             raise PetsemError(
                 Code.UNAUTHENTICATED, "this needs a token; send it as 'Authorization: Bearer …'"
             )
-        return self.request.token
 
     def authorize(self, names: Names = NO_NAMES) -> Principal:
         """The principal, if the token allows what the path says."""
@@ -89,12 +93,8 @@ class Ask:
 
     def verify(self) -> Verified:
         """The token, verified but not cleared: for routes whose names are in the body."""
-        text = self.require_token()
         with self.node.pool.reading() as db:
-            try:
-                return self.node.auth.verify(db, text)
-            except TokenRefused as refused:
-                raise refused.as_error() from None
+            return self.node.auth.identify(db, self.request)
 
     def clear(self, token: Verified, names: Names = NO_NAMES) -> Principal:
         """The principal, if a verified token allows what the body says."""
@@ -104,9 +104,10 @@ class Ask:
     def clear_for(self, rule: Rule, token: Verified, names: Names) -> Principal:
         """The same for a second action, which a route needs in addition to its own."""
         try:
-            return Principal(token, self.node.auth.clear(token, rule, names, self.request.ip))
+            allowed = self.node.auth.clear(token, rule, names, self.request.ip)
         except TokenRefused as refused:
             raise refused.as_error() from None
+        return Principal(token, allowed, self.request.ip)
 
     # What was sent
 
@@ -114,9 +115,15 @@ class Ask:
         """The query string."""
         return decode_query(self._scope["query_string"], kind)
 
-    async def body(self, kind: type[T], *, otherwise: T | None = None) -> T:
+    async def body(
+        self,
+        kind: type[T],
+        *,
+        otherwise: T | None = None,
+        most_bytes: int = limits.HTTP_BODY_MAX_BYTES,
+    ) -> T:
         """The JSON body; `otherwise` if there is none, when that is given."""
-        raw = await self._read()
+        raw = await self._read(most_bytes)
         if not raw:
             if otherwise is None:
                 raise invalid("this needs a JSON body; see /schema")
@@ -137,9 +144,9 @@ class Ask:
         body = self._raw + b"?" + query if query else self._raw
         return Call(self._scope["method"], self._scope["path"], body, self._headers.key)
 
-    async def _read(self) -> bytes:
+    async def _read(self, most_bytes: int = limits.HTTP_BODY_MAX_BYTES) -> bytes:
         if self._raw is None:
-            self._raw = await read_body(self._receive)
+            self._raw = await read_body(self._receive, most_bytes)
         return self._raw
 
     # Waiting
@@ -160,8 +167,8 @@ class Ask:
             await asyncio.gather(doing, leaving, return_exceptions=True)
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body, within the bound that `http_protocol` holds too."""
+async def read_body(receive: Receive, most_bytes: int) -> bytes:
+    """The whole body; `http_protocol` holds every body to its bound, this one to the route's."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -170,10 +177,9 @@ async def read_body(receive: Receive) -> bytes:
             raise unavailable("the client went away before its request was whole")
         part = event.get("body", b"")
         size += len(part)
-        if size > limits.HTTP_BODY_MAX_BYTES:
+        if size > most_bytes:
             raise invalid(
-                f"the request's body is larger than {limits.HTTP_BODY_MAX_BYTES:,} bytes",
-                reason=TOO_LARGE,
+                f"the request's body is larger than {most_bytes:,} bytes", reason=TOO_LARGE
             )
         parts.append(part)
         if not event.get("more_body", False):

@@ -34,7 +34,9 @@ class DiffRate:
         left = min(float(BURST), left + (now_s - filled_s) * PER_S)
         if left < 1:
             wait_s = math.ceil((1 - left) / PER_S)
-            raise limited("this token asks for diffs too often; wait a little", retry_after_s=wait_s)
+            raise limited(
+                "this token asks for diffs too often; wait a little", retry_after_s=wait_s
+            )
         self._buckets[nonce] = (left - 1, now_s)
         self._buckets.move_to_end(nonce)
         if len(self._buckets) > TOKENS_MAX:

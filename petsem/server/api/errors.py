@@ -43,9 +43,9 @@ def status_of(error: PetsemError) -> int:
     return STATUS[error.code]
 
 
-def error_reply(error: PetsemError, server_time_ms: int) -> Reply:
-    """The answer to a request that failed with `error`."""
-    details = _details(error.detail)
+def error_reply(error: PetsemError, server_time_ms: int, **more: Any) -> Reply:
+    """The answer to a request that failed with `error`; `more` goes into its details."""
+    details = {**_details(error.detail), **more}
     headers: list[Header] = []
     if error.code is Code.UNAUTHENTICATED:
         # Whoever narrows tokens by our clock learns it here, before any answer was given to it.

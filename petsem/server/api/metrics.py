@@ -45,13 +45,14 @@ class Meter:
         self._label = label
         self._children: dict[int, Counter] = {}
 
-    def count(self, status: int, took_s: float) -> None:
-        """One request was answered."""
+    def count(self, status: int, took_s: float | None) -> None:
+        """One request was answered, after `took_s` if that was measured."""
         child = self._children.get(status)
         if child is None:
             child = self._children[status] = self._requests.labels(self._label, str(status))
         child.inc()
-        self._latency.observe(took_s)
+        if took_s is not None:
+            self._latency.observe(took_s)
 
 
 class Metrics:
@@ -110,7 +111,9 @@ class _NodeCollector(Collector):
         yield _gauge(
             "petsem_disk_low", "1 while writes are refused for want of space.", node.space.low
         )
-        yield _gauge("petsem_ready", "1 if the node is ready, as /readyz says.", not node.status.ready())
+        yield _gauge(
+            "petsem_ready", "1 if the node is ready, as /readyz says.", not node.status.ready()
+        )
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

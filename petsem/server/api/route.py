@@ -62,11 +62,17 @@ class Route:
     examples: Examples
     fails: tuple[Code, ...] = ()
     writes: bool = False
+    opened: bool | None = None
 
     @property
     def rule(self) -> Rule | None:
         """The policy's rule for this route; KeyError if it has none."""
         return policy.HTTP[self.method, self.path]
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether it can be asked without a token."""
+        return self.rule is not None if self.opened is None else not self.opened
 
     @property
     def label(self) -> str:
@@ -94,6 +100,7 @@ def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHan
         route.path.replace("}", ":str}"),
         http_method=route.method,  # type: ignore[arg-type]
         name=route.label,
+        status_code=route.status,
         include_in_schema=False,
     )(handle)
 

@@ -117,3 +117,128 @@ async def _rollback(ask: Ask) -> http.SecretsPatched:
     principal = ask.authorize(Names(org, app))
     body = await ask.body(http.Rollback)
     return await ask.node.secrets.rollback(principal, ask.call(), org, app, body)
+
+
+def routes(rate: DiffRate) -> tuple[Route, ...]:
+    """The routes; `rate` is the node's count of diffs."""
+    return (
+        Route(
+            method="GET",
+            path=SECRETS,
+            handle=_list,
+            tag="secrets",
+            summary="List an app's secrets",
+            about="Names, the version that set each, a keyed digest and who set it; never a value. "
+            "With a `secret` caveat on the token the answer has the matching names only, and says "
+            "so in `filtered`.",
+            names="org, app, secret",
+            reply=http.SecretList,
+            examples=(("two secrets", examples.SECRET_LIST),),
+            fails=(Code.NOT_FOUND,),
+        ),
+        Route(
+            method="PATCH",
+            path=SECRETS,
+            handle=_patch,
+            tag="secrets",
+            summary="Set and unset secrets",
+            about="One batch, applied whole or not at all, which makes the app's next version. A "
+            "value is text, or base64 of any bytes. With `if_version` it is applied only while "
+            "the app is at that version.",
+            names="org, app, each secret",
+            body=http.SecretsPatch,
+            body_examples=(
+                ("set two, unset one", examples.PATCH),
+                ("only if nobody was faster", examples.PATCH_IF_VERSION),
+            ),
+            reply=http.SecretsPatched,
+            examples=(("stored", examples.PATCHED),),
+            fails=(Code.NOT_FOUND,),
+            writes=True,
+        ),
+        Route(
+            method="GET",
+            path=SECRETS + "/values",
+            handle=_values,
+            tag="secrets",
+            summary="Read values",
+            about="All values of one version, or those named, in one consistent read; text where "
+            "the bytes are UTF-8, else base64. If a value is damaged on disk, the whole answer is "
+            "the error `corrupt`, which names the secret. Programs that boot machines are better "
+            "served by gRPC's `Secrets.Fetch`.",
+            names="org, app, secret, machine",
+            query=ValuesQuery,
+            reply=http.SecretValues,
+            examples=(("text and bytes", examples.VALUES),),
+            fails=(Code.NOT_FOUND, Code.STALE, Code.CONFLICT),
+        ),
+        Route(
+            method="POST",
+            path=SECRETS + "/diff",
+            handle=_diff(rate),
+            tag="secrets",
+            summary="See what a batch would change",
+            about="Takes the body of a `PATCH` and stores nothing. Whether a value is the same is "
+            "told only to tokens that also clear `secrets:read` for all the names. Each token may "
+            "ask about once a second, after a first twenty.",
+            names="org, app, each secret",
+            body=http.SecretsPatch,
+            body_examples=(("set two, unset one", examples.PATCH),),
+            reply=http.SecretsDiff,
+            examples=(
+                ("for a writer", examples.DIFF_WRITER),
+                ("for a reader", examples.DIFF_READER),
+            ),
+            fails=(Code.NOT_FOUND, Code.CONFLICT, Code.LIMIT),
+        ),
+        Route(
+            method="POST",
+            path=SECRETS + "/destroy",
+            handle=_destroy,
+            tag="secrets",
+            summary="Destroy values",
+            about="Removes values from the database for good. Without `version`: every value that "
+            "the names ever had, and the names are unset. With it: the values of that version, "
+            "which must not be the current ones.",
+            names="org, app, each secret",
+            body=http.Destroy,
+            body_examples=(
+                ("all of one name", http.Destroy(names=["OLD_TOKEN"])),
+                ("of one version", http.Destroy(names=["DATABASE_URL"], version=3)),
+            ),
+            reply=http.Destroyed,
+            examples=(("destroyed", examples.DESTROYED),),
+            fails=(Code.NOT_FOUND,),
+            writes=True,
+        ),
+        Route(
+            method="GET",
+            path=APP + "/versions",
+            handle=_versions,
+            tag="secrets",
+            summary="List an app's versions",
+            about="Newest first: when, by whom, and which names each set and unset. Tokens with a "
+            "`secret` caveat are refused.",
+            names="org, app",
+            query=VersionPage,
+            reply=http.VersionList,
+            examples=(("two versions", examples.VERSIONS),),
+            fails=(Code.NOT_FOUND,),
+        ),
+        Route(
+            method="POST",
+            path=APP + "/rollback",
+            handle=_rollback,
+            tag="secrets",
+            summary="Go back to an earlier version",
+            about="Makes a new version with the values of the one in `to`; 0 has none. Tokens with "
+            "a `secret` caveat are refused.",
+            names="org, app",
+            body=http.Rollback,
+            body_examples=(("to version 3", http.Rollback(to=3)),),
+            reply=http.SecretsPatched,
+            examples=(("stored", examples.ROLLED_BACK),),
+            fails=(Code.NOT_FOUND,),
+            writes=True,
+        ),
+    )

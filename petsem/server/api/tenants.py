@@ -119,7 +119,9 @@ ROUTES: Final = (
         about="By name, a page at a time; softly deleted orgs are marked.",
         query=Page,
         reply=http.OrgList,
-        examples=(("one page", http.OrgList(orgs=[examples.ORG, examples.ORG_DELETED], next=None)),),
+        examples=(
+            ("one page", http.OrgList(orgs=[examples.ORG, examples.ORG_DELETED], next=None)),
+        ),
     ),
     Route(
         method="DELETE",
@@ -127,8 +129,8 @@ ROUTES: Final = (
         handle=_delete_org,
         tag="orgs",
         summary="Delete an org",
-        about="With all its apps and tokens. It can be undeleted for seven days, and its name stays "
-        "taken until then; with `now` it is purged at once.",
+        about="With all its apps and tokens. It can be undeleted for seven days, and its name "
+        "stays taken until then; with `now` it is purged at once.",
         names="org",
         query=Delete,
         reply=http.Deleted,

@@ -7,10 +7,12 @@ to show, known details and this node's time, and of an unexpected exception only
 from __future__ import annotations
 
 import base64
+import traceback
 from typing import Any, Final
 
 import grpc
 import msgspec
+import structlog
 from google.protobuf import json_format
 
 from petsem.errors import Code, PetsemError
@@ -51,6 +53,16 @@ RETRY_AFTER_S: Final = 1
 INTERNAL: Final = PetsemError(Code.INTERNAL, "internal error; see the node's log")
 
 Header = tuple[bytes, bytes]
+
+log = structlog.get_logger(__name__)
+
+
+def unexpected(path: str, error: Exception) -> PetsemError:
+    """Log what nobody expected; the error to answer instead."""
+    # Not its message, which might quote the request.
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("rpc_failed", method=path, error=type(error).__name__, where=where)
+    return INTERNAL
 
 
 def grpc_error(

@@ -6,7 +6,7 @@ decides nothing about authority.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -26,6 +26,9 @@ from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf, position_to_protobuf
 
 M = TypeVar("M", bound=Message)
+
+_FRESHNESS: Final = pb.FetchResponse.FRESHNESS_FIELD_NUMBER << 3 | 2
+_ETAG: Final = pb.FetchResponse.ETAG_FIELD_NUMBER << 3 | 2
 
 
 def parse(kind: type[M], raw: bytes) -> M:
@@ -56,16 +59,28 @@ def fetch_asked(message: pb.FetchRequest) -> Fetch:
     )
 
 
-def fetch_reply(fetched: Fetched, freshness: pb.Freshness) -> bytes:
+def fetch_reply(fetched: Fetched, freshness: bytes) -> bytes:
     """A serialised FetchResponse: the body as it was stored, and what is true of it now.
 
-    Two protobuf messages one after the other are their fields together.
+    Two protobuf messages one after the other are their fields together. This is made for every
+    boot, so the two short fields are written by hand; `freshness` is a serialised one.
     """
-    head = pb.FetchResponse(freshness=freshness, etag=fetched.etag, filtered=fetched.filtered)
+    tail = fetched.body + _field(_FRESHNESS, freshness) + _field(_ETAG, fetched.etag)
+    if not fetched.filtered and not fetched.not_modified:
+        return tail
+    rest = pb.FetchResponse(filtered=fetched.filtered, not_modified=fetched.not_modified)
     if fetched.not_modified:
-        head.version = fetched.version
-        head.not_modified = True
-    return fetched.body + head.SerializeToString()
+        rest.version = fetched.version
+    return tail + rest.SerializeToString()
+
+
+def _field(tag: int, value: bytes) -> bytes:
+    """One length-delimited field; its length fits in one byte, or in two."""
+    size = len(value)
+    if size < 0x80:
+        return bytes((tag, size)) + value
+    assert size < 0x4000
+    return bytes((tag, size & 0x7F | 0x80, size >> 7)) + value
 
 
 def watched_app(message: pb.WatchRequest) -> tuple[str, str]:

@@ -6,7 +6,7 @@ services and no transport; errors are `PetsemError`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +42,15 @@ class Stream:
     answer: Callable[[Request, Any], AsyncGenerator[bytes, None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A method with many requests and many replies. `answer` gets the parsed requests."""
+
+    path: str
+    request: type[Message]
+    answer: Callable[[Request, AsyncIterator[Any]], AsyncGenerator[bytes, None]]
+
+
 class Methods:
     """All methods of the two services, over one node."""
 
@@ -73,7 +82,7 @@ class Methods:
         """All secrets of an app that the token may read. What a node answers is on its disk, and
         while it is the only voter that is all that `durable` asks for."""
         fetched = await self._boot.fetch(request, message.machine, messages.fetch_asked(message))
-        return messages.fetch_reply(fetched, self._freshness.protobuf(fetched.position))
+        return messages.fetch_reply(fetched, self._freshness.encoded(fetched.position))
 
     async def verify(self, request: Request, message: pb.VerifyRequest) -> bytes:
         """May this token do that?"""
@@ -85,7 +94,9 @@ class Methods:
         """Many such questions, all answered at one position."""
         if len(message.requests) > limits.VERIFY_BATCH_MAX:
             raise invalid(f"a batch has at most {limits.VERIFY_BATCH_MAX} tokens")
-        verdicts = self._verification.verify(request, list(map(messages.verify_item, message.requests)))
+        verdicts = self._verification.verify(
+            request, list(map(messages.verify_item, message.requests))
+        )
         reply = pb.VerifyBatchResponse()
         for verdict in verdicts:
             freshness = self._freshness.protobuf(verdict.position)

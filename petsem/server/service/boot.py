@@ -2,16 +2,19 @@
 
 Guarantees: an answer is one consistent version, complete but for what the token's caveats leave
 out, or an error; never a part. The position in it was read in the same transaction as the data.
+
+The values here are structs and not dataclasses because they are made for every boot, and take an
+eighth of the time to make.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import apsw
+import msgspec
 
 from petsem import limits
 from petsem.crypto.keys import Purpose
@@ -42,8 +45,7 @@ _HEAD: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """What a fetch asks for. `names` empty: all; `version` 0: the current one."""
 
     org: str
@@ -55,8 +57,7 @@ class Fetch:
     known_etag: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """One consistent version. `body` is the serialised FetchResponse without freshness, etag and
     `filtered`; it is empty when the caller's etag still holds."""
 
@@ -67,9 +68,11 @@ class Fetched:
     filtered: bool
     not_modified: bool
 
+    def __repr__(self) -> str:
+        return f"Fetched(version={self.version}, position={self.position}, …)"
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+
+class _Head(msgspec.Struct, frozen=True):
     position: Position
     owner: Owner
     app_id: int
@@ -167,7 +170,7 @@ class Boot:
 
     async def watch(
         self, request: Request, machine: str, org: str, app: str, after_version: int
-    ) -> AsyncIterator[tuple[int, Position]]:
+    ) -> AsyncGenerator[tuple[int, Position], None]:
         """(version, position) at once if the app is past `after_version`, then at each change.
 
         The token is looked at again at each event and every ten seconds.

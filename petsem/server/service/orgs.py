@@ -89,7 +89,7 @@ class Orgs:
 
         def job(txn: Txn) -> http.Org:
             org = rows.find_org(txn.db, name, deleted=True)
-            if org is None:
+            if org is None or _is_due(org, txn.now_ms):
                 raise not_found(f"there is no org {name}, deleted or not")
             rows.mark_org(txn.db, org, None, None)
             return _org(OrgRow(org.id, org.uid, org.name, org.created_at, None, None))
@@ -170,7 +170,7 @@ class Orgs:
         def job(txn: Txn) -> _Nothing:
             org = rows.get_org(txn.db, org_name)
             app = rows.find_app(txn.db, org, name, deleted=True)
-            if app is None:
+            if app is None or _is_due(app, txn.now_ms):
                 raise not_found(f"there is no app {org_name}/{name}, deleted or not")
             rows.mark_app(txn.db, app, None, None)
             txn.changed.add(app.id)
@@ -187,6 +187,11 @@ def _refuse_taken(found: OrgRow | AppRow | None, what: str) -> None:
     if found.deleted_at is None:
         raise conflict(f"there is an {what} already; choose another name")
     raise conflict(f"the {what} was deleted and can still be undeleted; do that, or delete it now")
+
+
+def _is_due(row: OrgRow | AppRow, now_ms: int) -> bool:
+    """Whether the purge may have begun: it goes in pieces, so nothing comes back after that."""
+    return row.purge_at is not None and row.purge_at <= now_ms
 
 
 def _softly(txn: Txn, what: str) -> http.Deleted:

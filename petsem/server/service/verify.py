@@ -7,7 +7,7 @@ or a permission. Whoever asks needs `tokens:verify` for every org that he asks a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -137,7 +137,7 @@ class Verification:
 
     async def watch_revocations(
         self, request: Request, org: str | None, after: Position | None
-    ) -> AsyncIterator[tuple[RevocationRow | None, Position]]:
+    ) -> AsyncGenerator[tuple[RevocationRow | None, Position], None]:
         """Each revocation past `after` with the feed's position, and None as a sign of life."""
         if self._streams_left <= 0:
             raise limited("this node has as many streams open as it takes; ask another node")

@@ -7,6 +7,7 @@ the end of e, the transaction is on a branch that is gone, and no waiting will b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Hashable
 from typing import Final, TypeVar
 
@@ -21,6 +22,9 @@ T = TypeVar("T")
 
 WAIT_S: Final = 2.0
 """How long a read waits for what it asked for before it answers `stale`."""
+_PAUSE_MAX_S: Final = 0.25
+_ORIGIN: Final = (0, 0)
+"""Before everything, on every branch."""
 
 
 def stale_position(have: Position, need: Position) -> PetsemError:
@@ -43,27 +47,32 @@ def stale_version(have: int, need: int) -> PetsemError:
 
 def check_fence(db: apsw.Connection, have: Position, need: Position) -> None:
     """Raise `stale` while the fence may still come to hold, `conflict` (LOST) when it cannot."""
-    if need.epoch < have.epoch:
-        found = sql.one(
-            db,
-            "SELECT first_txid FROM epochs WHERE epoch > ? ORDER BY epoch LIMIT 1",
-            (need.epoch,),
-        )
-        known = sql.one(db, "SELECT 1 FROM epochs WHERE epoch = ?", (need.epoch,))
-        if known is None or (found is not None and need.txid >= found[0]):
-            raise PetsemError(
-                Code.CONFLICT,
-                f"position {need} is on a branch that was lost; read again, then decide",
-                Detail(reason="LOST", have=have, need=need),
-            )
-    elif need.epoch > have.epoch or need.txid > have.txid:
+    if need.epoch > have.epoch or (need.epoch == have.epoch and need.txid > have.txid):
         raise stale_position(have, need)
+    if (need.epoch, need.txid) == _ORIGIN:
+        return
+    first, end = sql.rows(
+        db,
+        "SELECT (SELECT first_txid FROM epochs WHERE epoch = ?1),"
+        " (SELECT first_txid FROM epochs WHERE epoch > ?1 ORDER BY epoch LIMIT 1)",
+        (need.epoch,),
+    )[0]
+    if first is None or need.txid < first or (end is not None and need.txid >= end):
+        raise PetsemError(
+            Code.CONFLICT,
+            f"position {need} is on a branch that was lost; read again, then decide",
+            Detail(reason="LOST", have=have, need=need),
+        )
 
 
 async def until_fresh(
     changes: Changes, topic: Hashable, read: Callable[[], T], wait_s: float = WAIT_S
 ) -> T:
-    """`read()`, again after each change while it says `stale`, for at most `wait_s` seconds."""
+    """`read()`, again after changes while it says `stale`, for at most `wait_s` seconds.
+
+    It waits longer and longer between two looks, so that those who wait cost a bounded number of
+    them each, however often the node commits.
+    """
     try:
         return read()
     except PetsemError as e:
@@ -71,6 +80,7 @@ async def until_fresh(
             raise
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
+    pause_s = 0.0
     with changes.subscribed(topic) as event:
         while True:
             event.clear()
@@ -79,9 +89,8 @@ async def until_fresh(
             except PetsemError as e:
                 if e.code is not Code.STALE or loop.time() >= deadline_s:
                     raise
-                last = e
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline_s):
                     await event.wait()
-            except TimeoutError:
-                raise last from None
+                    await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s + 0.002, _PAUSE_MAX_S)

@@ -61,6 +61,14 @@ def find_kek(db: apsw.Connection, kek_id: bytes) -> KekRow | None:
     return None if found is None else _kek(*found)
 
 
+def primary_kek(db: apsw.Connection, purpose: Purpose) -> bytes:
+    """The id of the KEK that new data keys are wrapped with; empty if there is none."""
+    found = sql.one(
+        db, "SELECT id FROM keks WHERE purpose = ? AND state = 'primary'", (purpose.value,)
+    )
+    return b"" if found is None else found[0]
+
+
 def add_waiting(db: apsw.Connection, purpose: Purpose, kek_id: bytes) -> None:
     """Make a KEK known, unless it is."""
     sql.run(
@@ -107,7 +115,8 @@ def count_wrapped(db: apsw.Connection, purpose: Purpose, kek_id: bytes) -> int:
 def keks_in_use(db: apsw.Connection, purpose: Purpose) -> list[bytes]:
     """The KEKs that wrap a data key, or new ones would be wrapped with. A few point reads, however
     many data keys there are."""
-    found = {row.id for row in keks(db) if row.purpose is purpose and row.state == "primary"}
+    primary = primary_kek(db, purpose)
+    found = {primary} if primary else set()
     last: bytes | None = b""
     while last is not None:
         last = sql.rows(
@@ -159,6 +168,26 @@ def data_keys(db: apsw.Connection, after: bytes, limit: int) -> list[DataKeyRow]
     """All data keys by id, beyond `after`."""
     found = sql.rows(db, f"{_DATA_KEY} WHERE d.id > ? ORDER BY d.id LIMIT ?", (after, limit))
     return [_data_key(*row) for row in found]
+
+
+def ids_of(db: apsw.Connection, owner: Owner) -> set[bytes]:
+    """The ids of an owner's data keys, primary and old."""
+    found = sql.rows(
+        db,
+        "SELECT id FROM data_keys WHERE purpose = ? AND org IS ? AND app IS ?",
+        (owner.purpose.value, owner.org, owner.app),
+    )
+    return {row[0] for row in found}
+
+
+def primary_data_key(db: apsw.Connection, owner: Owner) -> bytes:
+    """The id of the key that an owner's new envelopes are sealed under."""
+    found: bytes = sql.rows(
+        db,
+        "SELECT id FROM data_keys WHERE purpose = ? AND org IS ? AND app IS ? AND is_primary = 1",
+        (owner.purpose.value, owner.org, owner.app),
+    )[0][0]
+    return found
 
 
 def old_data_keys(

@@ -128,12 +128,18 @@ def replace_ca_key(db: apsw.Connection, envelope: bytes) -> None:
     sql.run(db, "UPDATE cluster SET ca_key = ?", (envelope,))
 
 
-def count(db: apsw.Connection, app_id: int | None) -> int:
-    """How many rows a rotation of one app, or of everything, goes through."""
-    if app_id is not None:
-        return int(sql.rows(db, "SELECT count(*) FROM secrets WHERE app = ?", (app_id,))[0][0])
-    tables = ("secrets", "root_keys", "apps", "orgs")
-    return sum(int(sql.rows(db, f"SELECT count(*) FROM {name}")[0][0]) for name in tables)
+def count_values(db: apsw.Connection, app_id: int) -> int:
+    """How many values an app's history has, destroyed ones too."""
+    return int(sql.rows(db, "SELECT count(*) FROM secrets WHERE app = ?", (app_id,))[0][0])
+
+
+def count_all(db: apsw.Connection) -> tuple[int, int]:
+    """(values and root keys, owners of data keys), of the whole cluster."""
+    values, roots, apps, orgs = (
+        int(sql.rows(db, f"SELECT count(*) FROM {name}")[0][0])
+        for name in ("secrets", "root_keys", "apps", "orgs")
+    )
+    return values + roots, apps + orgs + 1
 
 
 def claimed_in_app(db: apsw.Connection, app_id: int) -> set[bytes]:

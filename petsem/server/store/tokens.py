@@ -1,6 +1,7 @@
 """Rows of root keys, issued tokens and revocations.
 
-A token's row is what makes it count: who it is, until when, and on whose authority it was minted.
+A token's row is what makes it count: who it is, until when, with which caveats, and on whose
+authority it was minted.
 Rows stay while a token that they are an ancestor of may still be shown, so that revoking an
 ancestor keeps its effect.
 """
@@ -8,15 +9,16 @@ ancestor keeps its effect.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import apsw
+import msgspec
 
 from petsem import limits
 from petsem.server import sql
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedRow:
+class IssuedRow(msgspec.Struct, frozen=True):
     """What the database knows of a presented token: its root key and, if issued, its row.
 
     Every field after `org_deleted` is None when there is no such issued row.
@@ -29,10 +31,12 @@ class IssuedRow:
     org_deleted: int | None
     kind: int | None
     subject: str | None
+    caveats: str | None
     expires_at: int | None
-    parent: bytes | None
     depth: int | None
     revoked_at: int | None
+    parent_revoked_at: int | None
+    grandparent: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +80,43 @@ def look_up(db: apsw.Connection, root_key: bytes, nonce: bytes) -> IssuedRow | N
     """All that a verification needs in one statement; None if there is no such root key."""
     found = sql.one(
         db,
-        "SELECT r.envelope, r.org, o.uid, o.name, o.deleted_at, t.kind, t.subject, t.expires_at,"
-        " t.parent, t.depth, v.at FROM root_keys r LEFT JOIN orgs o ON o.id = r.org"
+        "SELECT r.envelope, r.org, o.uid, o.name, o.deleted_at, t.kind, t.subject, t.caveats,"
+        " t.expires_at, t.depth, v.at, pv.at, p.parent"
+        " FROM root_keys r LEFT JOIN orgs o ON o.id = r.org"
         " LEFT JOIN tokens t ON t.nonce = ?2 AND t.root_key = r.id"
-        " LEFT JOIN revocations v ON v.nonce = ?2 WHERE r.id = ?1",
+        " LEFT JOIN revocations v ON v.nonce = ?2"
+        " LEFT JOIN tokens p ON p.nonce = t.parent"
+        " LEFT JOIN revocations pv ON pv.nonce = t.parent WHERE r.id = ?1",
         (root_key, nonce),
     )
     return None if found is None else IssuedRow(*found)
 
 
-def revoked_ancestor(db: apsw.Connection, parent: bytes) -> bool:
-    """Whether `parent`, or any token on whose authority it was minted, is revoked."""
-    found = sql.one(
+def is_revoked(db: apsw.Connection, row: IssuedRow) -> bool:
+    """Whether a token, or any on whose authority it was minted, is revoked."""
+    if row.revoked_at is not None or row.parent_revoked_at is not None:
+        return True
+    return row.grandparent is not None and revoked_ancestor(db, row.grandparent) is not None
+
+
+def revoked_ancestor(db: apsw.Connection, parent: bytes) -> int | None:
+    """When `parent`, or a token on whose authority it was minted, was first revoked."""
+    found = sql.rows(
         db,
         "WITH RECURSIVE chain (nonce, step) AS (SELECT ?1, 0 UNION ALL"
         " SELECT t.parent, step + 1 FROM chain c JOIN tokens t ON t.nonce = c.nonce"
         " WHERE t.parent IS NOT NULL AND step < ?2)"
-        " SELECT 1 FROM chain JOIN revocations USING (nonce) LIMIT 1",
+        " SELECT min(at) FROM chain JOIN revocations USING (nonce)",
         (parent, limits.TOKEN_CHAIN_MAX),
     )
-    return found is not None
+    at: int | None = found[0][0]
+    return at
+
+
+@lru_cache(maxsize=4096)
+def minted_with(caveats: str) -> tuple[bytes, ...]:
+    """The caveats of an issued row as they are in its token."""
+    return tuple(c.encode("ascii") for c in msgspec.json.decode(caveats, type=list[str]))
 
 
 def primary_root_key(db: apsw.Connection, org: int | None) -> tuple[bytes, bytes]:

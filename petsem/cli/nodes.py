@@ -1,0 +1,119 @@
+"""`petsem node list` and `petsem status`.
+
+Guarantees: shows what one node knows of all of them, problems included; `--watch` goes on through
+failures, since that is when it is looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import click
+
+from petsem.cli.api import Api, connect
+from petsem.cli.failure import sentence_of
+from petsem.cli.narrowing import Scope
+from petsem.cli.options import pass_run, remote
+from petsem.cli.output import Table, note, show
+from petsem.cli.run import Run
+from petsem.cli.streams import stdout_is_tty
+from petsem.cli.usage import Command
+from petsem.errors import PetsemError
+from petsem.wire.http import NodeList, NodeStatus, Status
+
+_READ = Scope(("nodes:read",))
+
+
+@click.command("list", cls=Command)
+@remote
+@pass_run
+def list_command(run: Run) -> None:
+    """The cluster's nodes and their addresses."""
+    with connect(run) as api:
+        listed = api.get("/v1/nodes", NodeList, _READ)
+    rows = [
+        (
+            each.node,
+            each.region,
+            "yes" if each.voter else "no",
+            each.http,
+            each.grpc,
+            each.peer,
+            each.joined_at,
+        )
+        for each in listed.nodes
+    ]
+    columns = ("NODE", "REGION", "VOTER", "HTTP", "GRPC", "PEER", "JOINED")
+    show(run, listed, Table(columns, rows))
+
+
+@click.command("status", cls=Command)
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.IntRange(1, 3600),
+    default=2,
+    show_default=True,
+    metavar="SECONDS",
+    help="The pause with --watch.",
+)
+@remote
+@pass_run
+def status_command(run: Run, watch: bool, interval: int) -> None:
+    """Every node: role, region, position, lag, last error, version."""
+    with connect(run) as api:
+        if not watch:
+            _show(run, _status(api))
+            return
+        try:
+            _watch(run, api, lambda: time.sleep(interval))
+        except KeyboardInterrupt:
+            return
+
+
+def _watch(run: Run, api: Api, pause: Callable[[], None]) -> None:
+    while True:
+        try:
+            status = _status(api)
+        except PetsemError as error:
+            note(f"petsem: {sentence_of(error)}")
+        else:
+            if stdout_is_tty() and not run.is_json:
+                click.clear()
+            _show(run, status)
+        pause()
+
+
+def _status(api: Api) -> Status:
+    return api.get("/v1/status", Status, _READ)
+
+
+def _show(run: Run, status: Status) -> None:
+    columns = ("NODE", "REGION", "ROLE", "READY", "EPOCH", "POSITION", "LAG", "VERSION", "PROBLEMS")
+    show(run, status, Table(columns, [_row(each) for each in status.nodes]))
+
+
+def _row(node: NodeStatus) -> tuple[str | int | None, ...]:
+    problems = [*node.warnings, *([node.last_error] if node.last_error else [])]
+    return (
+        node.node,
+        node.region,
+        node.role,
+        "yes" if node.ready else "no",
+        node.epoch,
+        node.position,
+        _lag(node),
+        node.version,
+        "; ".join(problems),
+    )
+
+
+def _lag(node: NodeStatus) -> str | None:
+    """Lag in transactions and seconds; what is unknown is left out."""
+    parts = []
+    if node.lag_transactions is not None:
+        parts.append(f"{node.lag_transactions:,} tx")
+    if node.lag_ms is not None:
+        parts.append(f"{node.lag_ms / 1000:.1f} s")
+    return ", ".join(parts) or None

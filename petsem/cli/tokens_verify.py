@@ -1,0 +1,114 @@
+"""`petsem token verify` and `can`: asking a node what a token allows.
+
+Guarantees: the answer is the node's, and it decides the exit code: 0 allowed, 3 refused. `can` is
+the dry run, whose answer says `would_allow`, so that it is never taken for `verify`'s.
+"""
+
+from __future__ import annotations
+
+import click
+
+from petsem.cli import exits
+from petsem.cli.api import connect
+from petsem.cli.narrowing import Scope
+from petsem.cli.options import AppRef, pass_run, remote
+from petsem.cli.output import show
+from petsem.cli.run import Run
+from petsem.cli.tokens_offline import subject_token, token_file_option
+from petsem.cli.usage import Command
+from petsem.errors import invalid
+from petsem.limits import ACCESS_ATTRIBUTES_MAX
+from petsem.model import check_attribute, check_org
+from petsem.wire.http import CanVerdict, Verdict, Verify
+
+
+def _asking(name: str, kind: type[Verdict] | type[CanVerdict], about: str) -> click.Command:
+    @click.command(name, cls=Command, help=about)
+    @click.argument("action", metavar="ACTION")
+    @click.option("-a", "--app", metavar="ORG/APP", help="Of this app.")
+    @click.option("--org", metavar="ORG", help="Of this org.")
+    @click.option("--machine", metavar="ID", help="For this machine.")
+    @click.option(
+        "--attribute",
+        "attributes",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Any other attribute of the access, such as region=ams.",
+    )
+    @click.option(
+        "--max-staleness",
+        type=click.IntRange(0, 86_400),
+        metavar="SECONDS",
+        help="How long ago the node may have heard from the leader.",
+    )
+    @token_file_option
+    @remote
+    @pass_run
+    def command(
+        run: Run,
+        action: str,
+        app: str | None,
+        org: str | None,
+        machine: str | None,
+        attributes: tuple[str, ...],
+        max_staleness: int | None,
+        token_file: str | None,
+    ) -> None:
+        access = _access(action, app, org, machine, attributes)
+        token = subject_token(run, token_file)
+        # A token about itself travels as it is, or the node would judge the narrowed copy.
+        body = Verify(token, access, max_staleness)
+        with connect(run) as api:
+            scope = Scope(("tokens:verify",), access["org"])
+            answer = api.ask(f"/v1/tokens/{name}", kind, scope, body)
+        show(run, answer, line=_sentence(answer))
+        if not _allows(answer):
+            raise click.exceptions.Exit(exits.REFUSED)
+
+    return command
+
+
+verify_command = _asking(
+    "verify", Verdict, "Whether a token allows an action now: exit code 0 if it does, 3 if not."
+)
+can_command = _asking(
+    "can", CanVerdict, "Whether a token would allow an action: a dry run, for people."
+)
+
+
+def _access(
+    action: str, app: str | None, org: str | None, machine: str | None, extra: tuple[str, ...]
+) -> dict[str, str]:
+    access = {"action": check_attribute(action, "an action")}
+    if app is not None:
+        ref = AppRef.parse(app)
+        if org not in (None, ref.org):
+            raise invalid("--org and --app name different orgs; give one of them")
+        org, access["app"] = ref.org, ref.app
+    if org is None:
+        raise invalid("name the org, with --org ORG or -a ORG/APP")
+    access["org"] = check_org(org)
+    if machine is not None:
+        access["machine"] = check_attribute(machine, "a machine")
+    for number, pair in enumerate(extra, 1):
+        key, equals, value = pair.partition("=")
+        if not equals or key in access:
+            raise invalid(f"attribute {number} is not KEY=VALUE, or its key is given already")
+        access[check_attribute(key, "a key")] = check_attribute(value, "an attribute")
+    if len(access) > ACCESS_ATTRIBUTES_MAX:
+        raise invalid(f"an access has at most {ACCESS_ATTRIBUTES_MAX} attributes")
+    return access
+
+
+def _allows(answer: Verdict | CanVerdict) -> bool:
+    return answer.allowed if isinstance(answer, Verdict) else answer.would_allow
+
+
+def _sentence(answer: Verdict | CanVerdict) -> str:
+    certain = isinstance(answer, Verdict)
+    if _allows(answer):
+        verb = "allowed" if certain else "would be allowed"
+        return f"{verb}: {answer.subject or '-'}, until {answer.expires_at or '-'}"
+    verb = "refused" if certain else "would be refused"
+    caveat = f" (caveat: {answer.caveat})" if answer.caveat else ""
+    return f"{verb}, {answer.reason or 'unknown'}: {answer.message or ''}{caveat}"

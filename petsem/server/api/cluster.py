@@ -1,0 +1,151 @@
+"""Routes of nodes and of the keyring, for operators."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from petsem.errors import Code
+from petsem.server.api import examples
+from petsem.server.api.ask import Ask
+from petsem.server.api.route import Route
+from petsem.wire import http
+
+_KEY: Final = "/v1/keyring/{key_id}"
+
+
+async def _status(ask: Ask) -> http.Status:
+    ask.authorize()
+    return ask.node.status.status()
+
+
+async def _nodes(ask: Ask) -> http.NodeList:
+    ask.authorize()
+    return ask.node.status.nodes()
+
+
+async def _keyring(ask: Ask) -> http.KeyringList:
+    ask.authorize()
+    return await ask.node.keyring.list()
+
+
+async def _promote(ask: Ask) -> http.KekInfo:
+    principal = ask.authorize()
+    body = await ask.body(http.KekPromotion, otherwise=http.KekPromotion())
+    key_id = ask.parameter("key_id")
+    return await ask.node.keyring.promote(principal, ask.call(), key_id, body.force)
+
+
+async def _retire(ask: Ask) -> http.KekInfo:
+    principal = ask.authorize()
+    await ask.no_body()
+    return await ask.node.keyring.retire(principal, ask.call(), ask.parameter("key_id"))
+
+
+async def _rewrap(ask: Ask) -> http.KeyringProgress:
+    principal = ask.authorize()
+    step = await ask.body(http.KeyringStep, otherwise=http.KeyringStep())
+    return await ask.node.keyring.rewrap(principal, ask.call(), step)
+
+
+async def _rotate_data(ask: Ask) -> http.KeyringProgress:
+    principal = ask.authorize()
+    step = await ask.body(http.KeyringStep, otherwise=http.KeyringStep())
+    return await ask.node.keyring.rotate_data(principal, ask.call(), step)
+
+
+_IN_STEPS: Final = (
+    " Each call does up to `limit` rows; ask again with `after` until `next` is null. It can be "
+    "broken off and begun anew at any time."
+)
+
+ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/nodes",
+        handle=_nodes,
+        tag="nodes",
+        summary="List the nodes",
+        about="The cluster's members and their addresses.",
+        reply=http.NodeList,
+        examples=(("one node", examples.NODES),),
+    ),
+    Route(
+        method="GET",
+        path="/v1/status",
+        handle=_status,
+        tag="nodes",
+        summary="See how the nodes are",
+        about="Each node's role, position, lag, last error and warnings, as this node knows them.",
+        reply=http.Status,
+        examples=(("one node", examples.STATUS),),
+    ),
+    Route(
+        method="GET",
+        path="/v1/keyring",
+        handle=_keyring,
+        tag="keyring",
+        summary="List the KEKs",
+        about="Every KEK that the cluster knows or this node holds, by id; never a key. The node's "
+        "keyring is read again first.",
+        reply=http.KeyringList,
+        examples=(("one key", http.KeyringList(keys=[examples.KEK])),),
+    ),
+    Route(
+        method="POST",
+        path=_KEY + "/promote",
+        handle=_promote,
+        tag="keyring",
+        summary="Make a KEK the primary one",
+        about="New data keys of its purpose are wrapped with it from now on; rewrap brings the "
+        "others over.",
+        body=http.KekPromotion,
+        body_optional=True,
+        body_examples=(("as it should be", http.KekPromotion()),),
+        reply=http.KekInfo,
+        examples=(("promoted", examples.KEK),),
+        fails=(Code.NOT_FOUND,),
+        writes=True,
+    ),
+    Route(
+        method="POST",
+        path=_KEY + "/retire",
+        handle=_retire,
+        tag="keyring",
+        summary="Retire a KEK",
+        about="Marks a KEK that wraps nothing any more as one that may be taken out of keyrings.",
+        reply=http.KekInfo,
+        examples=(("retired", examples.RETIRED_KEK),),
+        fails=(Code.NOT_FOUND,),
+        writes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/keyring/rewrap",
+        handle=_rewrap,
+        tag="keyring",
+        summary="Wrap data keys with the primary KEKs",
+        about="The data keys stay the same." + _IN_STEPS,
+        body=http.KeyringStep,
+        body_optional=True,
+        body_examples=(("begin", examples.STEP), ("go on", examples.NEXT_STEP)),
+        reply=http.KeyringProgress,
+        examples=(("more to do", examples.PROGRESS), ("done", examples.DONE)),
+        writes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/keyring/rotate-data",
+        handle=_rotate_data,
+        tag="keyring",
+        summary="Make new data keys, and seal everything again with them",
+        about="Of one app, or without `org` and `app` of everything. This, and not rewrap, is what "
+        "helps after a KEK has leaked." + _IN_STEPS,
+        body=http.KeyringStep,
+        body_optional=True,
+        body_examples=(("one app", examples.ROTATE_ONE), ("everything", examples.STEP)),
+        reply=http.KeyringProgress,
+        examples=(("more to do", examples.PROGRESS), ("done", examples.DONE)),
+        fails=(Code.NOT_FOUND,),
+        writes=True,
+    ),
+)

@@ -1,0 +1,181 @@
+"""The table *Which way it fails* of `docs/threat-model.md`, cell by cell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import pytest
+
+from petsem.crypto.keys import Purpose
+from tests.docs.house import Doors, House
+from tests.docs.pages import Page, table
+
+Operation = Callable[[Doors], Awaitable[str]]
+Damage = Callable[[House], None]
+
+_PAGE: Final = "docs/threat-model.md"
+_COLUMNS: Final = ("key missing", "row damaged", "disk full")
+
+
+async def _set_either(doors: Doors) -> str:
+    first = await doors.app("PATCH", "/secrets", {"set": {"B": "new"}})
+    second = await doors.app("PATCH", "/secrets", {"set": {"A": "new"}})
+    assert first == second
+    return second
+
+
+async def _with_key(doors: Doors) -> str:
+    """A write, and again the same."""
+    first = await doors.app("PATCH", "/secrets", {"set": {"B": "new"}}, key="k")
+    if first == "serve":
+        doors.house.damage("idempotency", "outcome")
+    return await doors.app("PATCH", "/secrets", {"set": {"B": "new"}}, key="k")
+
+
+async def _verify(doors: Doors) -> str:
+    access = {"org": "acme", "app": "web", "action": "secrets:read"}
+    body = {"token": doors.house.host, "access": access}
+    return await doors.http("POST", "/v1/tokens/verify", body)
+
+
+async def _revoke(doors: Doors) -> str:
+    assert await doors.http("GET", "/v1/orgs/acme/tokens") == "serve"
+    (token,) = doors.reply["tokens"]
+    return await doors.http("DELETE", f"/v1/orgs/acme/tokens/{token['id']}")
+
+
+async def _list_and_history(doors: Doors) -> str:
+    listed = await doors.app("GET", "/secrets")
+    assert await doors.app("GET", "/versions") == listed
+    return listed
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "Fetch": lambda d: d.fetch(),
+    "Fetch, its bundle damaged or gone": lambda d: d.fetch(),
+    "Watch": lambda d: d.watch(),
+    "values over HTTP": lambda d: d.app("GET", "/secrets/values"),
+    "values of other names": lambda d: d.app("GET", "/secrets/values?names=B"),
+    "list, history": _list_and_history,
+    "set, of the damaged name or another": _set_either,
+    "unset": lambda d: d.app("PATCH", "/secrets", {"unset": ["B"]}),
+    "rollback": lambda d: d.app("POST", "/rollback", {"to": 1}),
+    "destroy": lambda d: d.app("POST", "/secrets/destroy", {"names": ["B"]}),
+    "create an app": lambda d: d.http("POST", "/v1/orgs/acme/apps", {"app": "new"}),
+    "create an org": lambda d: d.http("POST", "/v1/orgs", {"org": "new"}),
+    "any request with an org's token": lambda d: d.fetch(token=d.house.host),
+    "any request with an operator's token": lambda d: d.http("GET", "/v1/status"),
+    "verify an org's token": _verify,
+    "mint": lambda d: d.mint("action = secrets:read"),
+    "revoke": _revoke,
+    "feed of revocations": lambda d: d.http("GET", "/v1/revocations?org=acme"),
+    "a write with an Idempotency-Key": _with_key,
+    "`/healthz`": lambda d: d.http("GET", "/healthz"),
+    "`/readyz`": lambda d: d.http("GET", "/readyz"),
+}
+
+_ORG_KEY: Final[Damage] = lambda h: h.damage("root_keys", "envelope", "org IS NOT NULL")  # noqa: E731
+
+
+def _damage_value(house: House) -> None:
+    house.damage("secrets", "envelope", "name = 'A' AND until IS NULL")
+
+
+def _damage_bundle_and_value(house: House) -> None:
+    house.damage("bundles", "envelope")
+    _damage_value(house)
+
+
+DAMAGE: Final[Mapping[str, Damage]] = {
+    "Fetch, its bundle damaged or gone": _damage_bundle_and_value,
+    "any request with an org's token": _ORG_KEY,
+    "any request with an operator's token": lambda h: h.damage(
+        "root_keys", "envelope", "org IS NULL"
+    ),
+    "verify an org's token": _ORG_KEY,
+    "mint": _ORG_KEY,
+    "revoke": _ORG_KEY,
+    # Its own operation damages the record, which is not there before.
+    "a write with an Idempotency-Key": lambda _: None,
+}
+"""What is damaged for an operation, if not the current value of A."""
+
+
+def _cells() -> list[tuple[str, str, str, str]]:
+    rows = table(Page.read(_PAGE).section("Which way it fails"), "operation")
+    return [
+        (row["operation"], row["KEK"], column, row[column])
+        for row in rows
+        for column in _COLUMNS
+        if row[column] != "–"
+    ]
+
+
+def test_every_operation_is_in_the_table_once() -> None:
+    """The page and this file name the same operations."""
+    rows = table(Page.read(_PAGE).section("Which way it fails"), "operation")
+    assert [row["operation"] for row in rows] == list(OPERATIONS)
+
+
+@pytest.mark.parametrize(("operation", "kek", "column", "expected"), _cells())
+async def test_a_cell(house: House, operation: str, kek: str, column: str, expected: str) -> None:
+    """The operation does what the page says."""
+    without: set[Purpose] = set()
+    if column == "key missing":
+        # Where no key is needed, all go but the one that the operator's own token needs.
+        without = {Purpose.SECRETS, Purpose.TOKENS} if kek == "–" else {Purpose(kek)}
+    if column == "row damaged":
+        DAMAGE.get(operation, _damage_value)(house)
+    elif "bundle damaged" in operation:
+        house.damage("bundles", "envelope")
+    async with house.open(without) as doors:
+        if column == "disk full":
+            doors.node.space._free = lambda _: 0
+        assert await OPERATIONS[operation](doors) == expected
+
+
+async def test_a_damaged_value_is_named_and_nothing_of_the_app_is_sent(house: House) -> None:
+    """A boot is whole or it is an error with the secret's name."""
+    _damage_bundle_and_value(house)
+    async with house.open() as doors:
+        assert await doors.fetch() == "refuse corrupt"
+        assert "value of A " in doors.reply["message"]
+        assert "secrets" not in doors.reply
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+async def test_a_missing_key_is_named(house: House, purpose: Purpose) -> None:
+    """`status` warns with the id of the KEK that is lacking; only without `tokens` is a node not
+    ready."""
+    ((kek,),) = house.rows("SELECT hex(id) FROM keks WHERE purpose = ?", purpose.value)
+    async with house.open({purpose}) as doors:
+        warnings = " ".join(doors.node.status.status().nodes[0].warnings)
+        assert kek.lower() in warnings
+        assert (doors.node.status.ready() != []) == (purpose is Purpose.TOKENS)
+
+
+async def test_a_damaged_data_key_harms_no_neighbour(house: House) -> None:
+    """Writes to two apps in one group: one app's key is damaged, the other's write is stored."""
+    house.damage("data_keys", "wrapped", "app = (SELECT id FROM apps WHERE name = 'web')")
+    other = "/v1/orgs/acme/apps/api/secrets"
+    async with house.open() as doors:
+        before = doors.node.writer.commits
+        found = await asyncio.gather(
+            doors.http("PATCH", other, {"set": {"B": "new"}}),
+            doors.app("PATCH", "/secrets", {"set": {"B": "new"}}),
+            doors.app("PATCH", "/secrets", {"unset": ["A", "B"]}),
+            doors.http("PATCH", other, {"set": {"C": "new"}}),
+        )
+        assert list(found) == ["serve", "refuse corrupt", "serve", "serve"]
+        assert doors.node.writer.commits == before + 1
+
+
+async def test_every_answer_says_how_fresh_it_is(house: House) -> None:
+    """One node is the leader and lags by nothing."""
+    async with house.open() as doors:
+        await doors.app("GET", "/secrets")
+        freshness = doors.reply["freshness"]
+        assert (freshness["role"], freshness["lag_ms"]) == ("leader", 0)
+        assert freshness["position"] == str(doors.node.writer.position)
