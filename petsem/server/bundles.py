@@ -8,13 +8,15 @@ version is made again from them, and one that cannot be made is dropped and bloc
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 import apsw
 import structlog
 
 from petsem.crypto.digest import etag
-from petsem.crypto.envelope import DamagedEnvelope, Record
+from petsem.crypto.envelope import DamagedEnvelope, Record, seal
+from petsem.crypto.keys import Key
 from petsem.errors import Code, PetsemError
 from petsem.server.keys import Keys, Owner
 from petsem.server.store import orgs, secrets
@@ -33,11 +35,10 @@ class Bundles:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    def finish(self, txn: Txn) -> None:
-        """Make the bundles of a group's changed apps, once each."""
-        for topic in txn.changed:
-            if isinstance(topic, int):
-                self._rebuild(txn.db, topic)
+    def finish(self, txn: Txn, topic: Hashable) -> None:
+        """Make the bundle of an app that a group changed; other topics are no apps."""
+        if isinstance(topic, int):
+            self._rebuild(txn.db, topic)
 
     def open(
         self, db: apsw.Connection, owner: Owner, version: int, envelope: bytes
@@ -54,12 +55,22 @@ class Bundles:
         self, db: apsw.Connection, owner: Owner, version: int, rows: list[SecretRow]
     ) -> tuple[bytes, bytes]:
         """(etag, response) made from rows; `corrupt` naming the first secret that is damaged."""
+        return self._assemble(db, owner, self._keys.primary(db, owner), version, rows)
+
+    def _assemble(
+        self,
+        db: apsw.Connection,
+        owner: Owner,
+        key: Key,
+        version: int,
+        rows: list[SecretRow],
+    ) -> tuple[bytes, bytes]:
         secret = [
             pb.Secret(name=row.name, value=self.value(db, owner, row), version=row.since)
             for row in rows
         ]
         entries = ((row.name, row.since, row.digest or b"") for row in rows)
-        tag = etag(self._keys.primary(db, owner), owner.incarnation, version, entries)
+        tag = etag(key, owner.incarnation, version, entries)
         return tag, pb.FetchResponse(version=version, secrets=secret).SerializeToString()
 
     def value(self, db: apsw.Connection, owner: Owner, row: SecretRow) -> bytes:
@@ -84,9 +95,10 @@ class Bundles:
         org_uid, app = found
         owner = app.owner(org_uid)
         try:
-            tag, response = self.from_rows(db, owner, app.version, secrets.current(db, app_id))
-            place = owner.place(Record.BUNDLE, b"", app.version)
-            sealed = self._keys.seal(db, owner, place, tag + response)
+            key = self._keys.primary(db, owner)
+            rows = secrets.current(db, app_id)
+            tag, response = self._assemble(db, owner, key, app.version, rows)
+            sealed = seal(key, owner.place(Record.BUNDLE, b"", app.version), tag + response)
         except PetsemError as e:
             log.warning("bundle_dropped", app=app.incarnation.hex(), error=e.message)
             secrets.drop_bundle(db, app_id)

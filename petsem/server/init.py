@@ -120,7 +120,8 @@ def _fill(
     db.execute("BEGIN IMMEDIATE")
     migrate(db)
     position = begin_epoch(db, Position(1, 1), identity.node_id, now_ms)
-    for purpose, key in keys.keyring.keys():
+    held = keys.keyring.keys()
+    for purpose, key in held:
         sql.run(db, "INSERT INTO keks VALUES (?, ?, 'primary')", (purpose.value, key.id))
     keys.create(db, CLUSTER, now_ms)
     add_root_key(db, keys, CLUSTER, now_ms)

@@ -72,7 +72,7 @@ class _Request(Generic[T]):
 class Writer:
     """Owns the writing connection; `submit` is the only way to change the database.
 
-    `finish` runs once per group before COMMIT with every changed topic (it rebuilds bundles).
+    `finish` runs before COMMIT, once for each topic that the group changed (it makes bundles).
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Writer:
         clock: Clock,
         space: Space,
         changes: Changes,
-        finish: Callable[[Txn], None],
+        finish: Callable[[Txn, Hashable], None],
         vfs: str | None = None,
         queue_max: int = limits.WRITE_QUEUE_MAX,
     ) -> None:
@@ -204,7 +204,10 @@ class Writer:
                 self._void(group)
                 return
             if self._clock.boot_s() > deadline_s:
-                break
+                # Reads get their turn. No statement is open, only the transaction, and whoever
+                # asks meanwhile still joins it: a sync is shared by as many as possible.
+                await asyncio.sleep(0)
+                deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
         await self._end(db, group, position, now_ms)
 
     def _attempt(
@@ -265,7 +268,7 @@ class Writer:
             return
         changed: set[Hashable] = set().union(*(r.changed for r in good))
         try:
-            self._finish(Txn(db, position, now_ms, changed))
+            await self._finish_all(Txn(db, position, now_ms, changed))
             sql.run(db, "UPDATE position SET txid = ?", (position.txid,))
         except Exception as e:
             if db.in_transaction:
@@ -286,6 +289,14 @@ class Writer:
             if not request.done.done():
                 request.done.set_result(request.outcome)
         self._changes.publish(changed)
+
+    async def _finish_all(self, txn: Txn) -> None:
+        deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
+        for topic in txn.changed:
+            self._finish(txn, topic)
+            if self._clock.boot_s() > deadline_s:
+                await asyncio.sleep(0)
+                deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
 
     async def _commit_failed(
         self, good: list[_Request[Any]], position: Position, cause: Exception

@@ -417,31 +417,37 @@ class VerifyBatch(_In, frozen=True):
     requests: Annotated[list[Verify], Meta(min_length=1, max_length=limits.VERIFY_BATCH_MAX)]
 
 
-class _Judged(_Out, frozen=True, omit_defaults=True, kw_only=True):
-    token_id: TokenId | UnsetType = UNSET
-    org: TenantName | UnsetType = UNSET
-    subject: str | UnsetType = UNSET
-    expires_at: Time | UnsetType = UNSET
-    reason: (
-        Annotated[str, Meta(description="an open set: take an unknown one for a refusal too")]
-        | UnsetType
-    ) = UNSET
-    caveat: Annotated[str, Meta(description="the caveat that failed")] | UnsetType = UNSET
-    message: str | UnsetType = UNSET
-    freshness: Freshness
+Reason = Annotated[str, Meta(description="an open set: take an unknown one for a refusal too")]
+FailedCaveat = Annotated[str, Meta(description="the caveat that failed")]
 
 
-class Verdict(_Judged, frozen=True, omit_defaults=True, kw_only=True):
+class Verdict(_Out, frozen=True, omit_defaults=True, kw_only=True):
     """`token_id`, `org`, `subject` and `expires_at` if it is allowed; `reason`, `message` and
     perhaps `caveat` if it is not."""
 
     allowed: bool
+    token_id: TokenId | UnsetType = UNSET
+    org: TenantName | UnsetType = UNSET
+    subject: str | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
+    caveat: FailedCaveat | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    freshness: Freshness
 
 
-class CanVerdict(_Judged, frozen=True, omit_defaults=True, kw_only=True):
-    """The answer of a dry run, which has the fields of a verdict but for `allowed`."""
+class CanVerdict(_Out, frozen=True, omit_defaults=True, kw_only=True):
+    """The answer of a dry run: a verdict without `allowed`, so that it is not taken for one."""
 
     would_allow: bool
+    token_id: TokenId | UnsetType = UNSET
+    org: TenantName | UnsetType = UNSET
+    subject: str | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
+    caveat: FailedCaveat | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    freshness: Freshness
 
 
 class VerifyBatchReply(_Out, frozen=True):

@@ -119,6 +119,7 @@ def _transaction(
         version = VersionRow(1, now_ms, _NOBODY.subject, _NOBODY.nonce, "set", None)
         secrets.add_version(db, app, version, _PER_APP, _PER_APP * (9 + 64))
         txn.changed.add(app.id)
-    bundles.finish(txn)
+    for topic in txn.changed:
+        bundles.finish(txn, topic)
     sql.run(db, "UPDATE position SET txid = ?", (txn.position.txid,))
     db.execute("COMMIT")

@@ -25,6 +25,8 @@ from petsem.server.rpc.connect import connect_app
 
 _CONNECT_CODES: Final = {"data_loss": "corrupt", "permission_denied": "denied"}
 _APP: Final = "/v1/orgs/acme/apps/web"
+SECOND: Final = {"set": {"A": "second of A"}}
+"""The batch that made version 2 of web, sent with the Idempotency-Key `k`."""
 
 
 class House:
@@ -46,7 +48,7 @@ class House:
             (to / name).write_bytes(self.directory.with_name(name).read_bytes())
             (to / name).chmod(0o600)
         copytree(self.directory, to / "node", ignore=ignore_patterns("ballast"))
-        return House(to / "node", self.clock)
+        return House(to / "node", ManualClock(self.clock.unix_ms()))
 
     def rows(self, query: str, *args: object) -> list[tuple[Any, ...]]:
         """What whoever has the disk may read."""
@@ -123,10 +125,10 @@ class Doors:
         """One call below the app web."""
         return await self.http(method, _APP + path, body, **more)
 
-    async def fetch(self, app: str = "web", *, token: str = "") -> str:
+    async def fetch(self, app: str = "web", *, machine: str = "", token: str = "") -> str:
         """One boot read."""
         headers = {"authorization": f"Bearer {token or self.house.operator}"}
-        body = {"org": "acme", "app": app}
+        body = {"org": "acme", "app": app, "machine": machine}
         answer = await self._connect.post("/petsem.v1.Secrets/Fetch", json=body, headers=headers)
         return self._outcome(answer)
 
@@ -165,7 +167,7 @@ async def build(root: Path) -> House:
             assert await doors.http("POST", "/v1/orgs/acme/apps", {"app": app}) == "serve"
         batch = {"set": {"A": "first of web's A", "B": "the value of B"}}
         assert await doors.app("PATCH", "/secrets", batch) == "serve"
-        assert await doors.app("PATCH", "/secrets", {"set": {"A": "second of A"}}) == "serve"
+        assert await doors.app("PATCH", "/secrets", SECOND, key="k") == "serve"
         other = {"set": {"A": "the value of api"}}
         assert await doors.http("PATCH", "/v1/orgs/acme/apps/api/secrets", other) == "serve"
         assert await doors.mint("action = secrets:read", "app = web") == "serve"

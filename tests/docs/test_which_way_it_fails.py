@@ -9,14 +9,14 @@ from typing import Final
 import pytest
 
 from petsem.crypto.keys import Purpose
-from tests.docs.house import Doors, House
+from tests.docs.house import SECOND, Doors, House
 from tests.docs.pages import Page, table
 
 Operation = Callable[[Doors], Awaitable[str]]
 Damage = Callable[[House], None]
 
 _PAGE: Final = "docs/threat-model.md"
-_COLUMNS: Final = ("key missing", "row damaged", "disk full")
+_COLUMNS: Final = ("leader unheard", "clock doubtful", "key missing", "row damaged", "disk full")
 
 
 async def _set_either(doors: Doors) -> str:
@@ -24,14 +24,6 @@ async def _set_either(doors: Doors) -> str:
     second = await doors.app("PATCH", "/secrets", {"set": {"A": "new"}})
     assert first == second
     return second
-
-
-async def _with_key(doors: Doors) -> str:
-    """A write, and again the same."""
-    first = await doors.app("PATCH", "/secrets", {"set": {"B": "new"}}, key="k")
-    if first == "serve":
-        doors.house.damage("idempotency", "outcome")
-    return await doors.app("PATCH", "/secrets", {"set": {"B": "new"}}, key="k")
 
 
 async def _verify(doors: Doors) -> str:
@@ -71,7 +63,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "mint": lambda d: d.mint("action = secrets:read"),
     "revoke": _revoke,
     "feed of revocations": lambda d: d.http("GET", "/v1/revocations?org=acme"),
-    "a write with an Idempotency-Key": _with_key,
+    "a write with an Idempotency-Key": lambda d: d.app("PATCH", "/secrets", SECOND, key="k"),
     "`/healthz`": lambda d: d.http("GET", "/healthz"),
     "`/readyz`": lambda d: d.http("GET", "/readyz"),
 }
@@ -97,8 +89,7 @@ DAMAGE: Final[Mapping[str, Damage]] = {
     "verify an org's token": _ORG_KEY,
     "mint": _ORG_KEY,
     "revoke": _ORG_KEY,
-    # Its own operation damages the record, which is not there before.
-    "a write with an Idempotency-Key": lambda _: None,
+    "a write with an Idempotency-Key": lambda h: h.damage("idempotency", "outcome"),
 }
 """What is damaged for an operation, if not the current value of A."""
 
@@ -131,6 +122,8 @@ async def test_a_cell(house: House, operation: str, kek: str, column: str, expec
     elif "bundle damaged" in operation:
         house.damage("bundles", "envelope")
     async with house.open(without) as doors:
+        if column == "clock doubtful":
+            house.clock.advance(-3600)
         if column == "disk full":
             doors.node.space._free = lambda _: 0
         assert await OPERATIONS[operation](doors) == expected
@@ -154,6 +147,15 @@ async def test_a_missing_key_is_named(house: House, purpose: Purpose) -> None:
         warnings = " ".join(doors.node.status.status().nodes[0].warnings)
         assert kek.lower() in warnings
         assert (doors.node.status.ready() != []) == (purpose is Purpose.TOKENS)
+
+
+async def test_a_clock_set_back_revives_an_expired_token(house: House) -> None:
+    """Nothing notices; one set ahead refuses a good token."""
+    async with house.open() as doors:
+        house.clock.advance(3600)
+        assert await doors.fetch(token=house.host) == "refuse unauthenticated"
+        house.clock.advance(-1800)
+        assert await doors.fetch(token=house.host) == "serve"
 
 
 async def test_a_damaged_data_key_harms_no_neighbour(house: House) -> None:

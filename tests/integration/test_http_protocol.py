@@ -423,6 +423,7 @@ MALFORMED = {
     "a deflate body": post(b"Content-Encoding: deflate\r\nContent-Length: 1\r\n", b"a"),
 }
 SAID = {
+    "an unknown transfer coding": refusals.TRANSFER_ENCODING,
     "compressed chunks": refusals.TRANSFER_ENCODING,
     "chunks in HTTP/1.0": refusals.TRANSFER_ENCODING,
     "no Host": refusals.HOST,

@@ -185,7 +185,9 @@ class Boot:
         head = read()
         incarnation = head.owner.incarnation
         with self._stream(), self._changes.subscribed(head.app_id) as event:
-            seen = after_version
+            # What the leader never had is the version of an app that was deleted: begin anew.
+            anew = after_version > head.version and self._freshness.role is Role.LEADER
+            seen = -1 if anew else after_version
             while True:
                 event.clear()
                 head = read()

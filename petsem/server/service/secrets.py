@@ -243,9 +243,9 @@ class Secrets:
             if not stored:
                 raise not_found(f"no value of {name} is stored, now or in the history")
             since = [
-                version
+                set_by
                 for sealed_at in {sealed_at for _, _, sealed_at in stored}
-                for version in rows.destroy(txn.db, app_row.id, name, sealed_at)
+                for set_by in rows.destroy(txn.db, app_row.id, name, sealed_at)
             ]
             destroyed.append(http.DestroyedSecret(name=name, versions=sorted(since)))
         return _Destroyed(version, destroyed)
@@ -277,7 +277,7 @@ class Secrets:
         """History, newest first: which names each version changed, and who made it."""
         with self._pool.snapshot() as db:
             _, app_row = orgs.get_app(db, org, app)
-            found = rows.versions(db, app_row.id, before or _NEVER, limit)
+            found = rows.versions(db, app_row.id, _NEVER if before is None else before, limit)
             opened: dict[int, list[str]] = {}
             closed: dict[int, list[str]] = {}
             if found:
@@ -396,6 +396,8 @@ def _add_version(
 
 
 def _destroy_one(txn: Txn, app: AppRow, names: list[str], version: int) -> _Destroyed:
+    if version > app.version:
+        raise not_found(f"the app has no version {version} yet")
     then = {row.name: row for row in rows.at_version(txn.db, app.id, version)}
     destroyed = []
     for name in names:

@@ -8,6 +8,7 @@ never enough to use it; a repeated mint derives the same token again from its ro
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import apsw
@@ -32,7 +33,8 @@ from petsem.server.store.tokens import TokenRow
 from petsem.server.writer import Txn
 from petsem.tokens.caveats import actions_of, expiry_of, inherited_of, values_of
 from petsem.tokens.grammar import Predicate, parse_predicate, parse_predicates
-from petsem.tokens.identifier import Identifier
+from petsem.tokens.identifier import IDENTIFIER_BYTES, Identifier
+from petsem.tokens.macaroon import LOCATION, SIGNATURE_BYTES, Caveat, Macaroon
 from petsem.tokens.mint import ROOT_SECRET_BYTES, mint
 from petsem.tokens.reasons import Reason, TokenRefused
 from petsem.tokens.text import encode_token
@@ -80,6 +82,10 @@ class Tokens:
         kind = kind_for(body.kind, body.org)
         label = _check_label(body.label)
         caveats = self._caveats(principal, body)
+        written = msgspec.json.encode([str(p) for p in caveats])
+        # Whoever repeats the call with a narrower token of the same id would mint another token,
+        # so he does not get this one.
+        call = replace(call, body=call.body + b"\0" + written)
 
         def job(txn: Txn) -> _MintedRow:
             org = None if body.org is None else orgs.get_org(txn.db, body.org).id
@@ -91,7 +97,9 @@ class Tokens:
                     "attenuate the token instead"
                 )
             nonce = random_id()
-            root_key, _ = rows.primary_root_key(txn.db, org)
+            root_key, envelope = rows.primary_root_key(txn.db, org)
+            # So that no token is issued which this node could not then hand out.
+            self._root_secret(txn.db, org, root_key, envelope)
             rows.insert(
                 txn.db,
                 TokenRow(
@@ -102,7 +110,7 @@ class Tokens:
                     subject=f"{kind.text}:{nonce.hex()}",
                     parent=asker.nonce,
                     depth=asker.depth + 1,
-                    caveats=msgspec.json.encode([str(p) for p in caveats]).decode(),
+                    caveats=written.decode(),
                     label=label,
                     created_at=txn.now_ms,
                     created_by=asker.subject,
@@ -136,10 +144,7 @@ class Tokens:
         )
         first = () if body.org is None else parse_predicates([f"org = {check_org(body.org)}"])
         caveats = tuple(dict.fromkeys((*first, *asked, *inherited)))
-        if len(caveats) > limits.CAVEATS_MAX:
-            raise invalid(
-                f"a token has at most {limits.CAVEATS_MAX} caveats, inherited ones included"
-            )
+        _require_size(caveats)
         return caveats
 
     def _require_actions(
@@ -168,18 +173,10 @@ class Tokens:
         envelope = None if row is None else rows.root_key_envelope(db, row.root_key)
         if row is None or envelope is None:
             raise not_found("the token that this Idempotency-Key minted is gone; take a new key")
-        owner = CLUSTER if row.org is None else _owner_of(db, row.org)
+        secret = self._root_secret(db, row.org, row.root_key, envelope)
         identifier = Identifier(
             self._cluster_id, Kind(row.kind), row.root_key, nonce, row.epoch, row.txid
         )
-        try:
-            secret = self._keys.open(
-                db, owner, owner.place(Record.ROOT_KEY, row.root_key), envelope
-            )
-        except DamagedEnvelope:
-            raise PetsemError(
-                Code.CORRUPT, "the root key is damaged; rotate it, or run 'petsem check' here"
-            ) from None
         token = mint(secret, identifier, msgspec.json.decode(row.caveats, type=list[str]))
         return http.Minted(
             token=encode_token(token),
@@ -187,6 +184,17 @@ class Tokens:
             expires_at=rfc3339(row.expires_at),
             position=str(position),
         )
+
+    def _root_secret(
+        self, db: apsw.Connection, org: int | None, key_id: bytes, envelope: bytes
+    ) -> bytes:
+        owner = CLUSTER if org is None else _owner_of(db, org)
+        try:
+            return self._keys.open(db, owner, owner.place(Record.ROOT_KEY, key_id), envelope)
+        except DamagedEnvelope:
+            raise PetsemError(
+                Code.CORRUPT, "the root key is damaged; rotate it, or run 'petsem check' here"
+            ) from None
 
     async def revoke(
         self, principal: Principal, call: Call, org: str | None, token_id: str
@@ -219,9 +227,10 @@ class Tokens:
         with self._pool.snapshot() as db:
             org_id = None if org is None else orgs.get_org(db, org).id
             found = rows.list_issued(db, org_id, _parse_page(after), limit)
+            ended = [_ended_at(db, row, revoked_at) for row, revoked_at in found]
         now_ms = self._auth.now_ms()
         return http.TokenList(
-            tokens=[_info(row, revoked_at, now_ms) for row, revoked_at in found],
+            tokens=[_info(row, at, now_ms) for (row, _), at in zip(found, ended, strict=True)],
             next=_page(found[-1][0]) if len(found) == limit else None,
         )
 
@@ -255,6 +264,14 @@ def _owner_of(db: apsw.Connection, org_id: int) -> Owner:
     if row is None:
         raise not_found("the token's org is gone")
     return row.tokens_owner
+
+
+def _require_size(caveats: tuple[Predicate, ...]) -> None:
+    """Refuse what could be issued and then not be written as a token."""
+    if len(caveats) > limits.CAVEATS_MAX:
+        raise invalid(f"a token has at most {limits.CAVEATS_MAX} caveats, inherited ones included")
+    parts = tuple(Caveat(str(predicate).encode("ascii")) for predicate in caveats)
+    encode_token(Macaroon(LOCATION, bytes(IDENTIFIER_BYTES), parts, bytes(SIGNATURE_BYTES)))
 
 
 def _expiry(caveats: tuple[Predicate, ...], kind: Kind, now_ms: int) -> int:
@@ -295,6 +312,13 @@ def _parse_page(after: str | None) -> tuple[int, bytes]:
     if not (time.isascii() and time.isdigit() and len(time) < 16):
         raise invalid("after must be the 'next' of the page before")
     return int(time), _check_id(nonce)
+
+
+def _ended_at(db: apsw.Connection, row: TokenRow, revoked_at: int | None) -> int | None:
+    """When the token, or one on whose authority it was minted, was revoked."""
+    if revoked_at is not None or row.parent is None:
+        return revoked_at
+    return rows.revoked_ancestor(db, row.parent)
 
 
 def _info(row: TokenRow, revoked_at: int | None, now_ms: int) -> http.TokenInfo:

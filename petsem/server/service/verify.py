@@ -7,8 +7,8 @@ or a permission. Whoever asks needs `tokens:verify` for every org that he asks a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import apsw
 
@@ -34,7 +34,7 @@ HEARTBEAT_S = 10.0
 class VerifyItem:
     """One question: a token, what it is to be used for, and how stale the answer may be."""
 
-    token: str
+    token: str = field(repr=False)
     access: Mapping[str, str]
     max_staleness_s: int | None = None
 
@@ -77,7 +77,8 @@ class Verification:
         for item in items:
             check_access(item.access)
         with self._pool.snapshot() as db:
-            self.authorize(db, request, {item.access["org"] for item in items} or {None})
+            asked = dict.fromkeys(item.access["org"] for item in items)
+            self.authorize(db, request, asked or (None,))
             position = read_position(db)
             return [self._decide(db, item, position, None) for item in items]
 
@@ -90,8 +91,12 @@ class Verification:
 
     def authorize(self, db: apsw.Connection, request: Request, names: Iterable[str | None]) -> None:
         """Whoever asks must be allowed to verify for every one of these orgs; None means all."""
-        for org in names:
-            self._auth.authorize(db, request, TOKENS_VERIFY, Names(org))
+        token = self._auth.identify(db, request)
+        try:
+            for org in names:
+                self._auth.clear(token, TOKENS_VERIFY, Names(org), request.ip)
+        except TokenRefused as refused:
+            raise refused.as_error() from None
 
     def _decide(
         self, db: apsw.Connection, item: VerifyItem, position: Position, now_s: int | None
@@ -146,9 +151,10 @@ class Verification:
             with self._changes.subscribed(REVOCATIONS) as event:
                 while True:
                     event.clear()
-                    found, after = self._page(request, org, after)
-                    for row in found:
-                        yield row, Position(row.epoch, row.txid)
+                    before = after
+                    found, after = self._page(request, org, before)
+                    for row, at in _resumable(found, before or after):
+                        yield row, at
                     if not found:
                         yield None, after
                         await _wait(event)
@@ -175,6 +181,20 @@ class Verification:
             found = rows.revocations_after(db, org_id, org is None, start, limits.PAGE_MAX_ROWS)
         full = len(found) >= limits.PAGE_MAX_ROWS
         return found, Position(found[-1].epoch, found[-1].txid) if full else position
+
+
+def _resumable(
+    found: list[RevocationRow], before: Position
+) -> Iterator[tuple[RevocationRow, Position]]:
+    """Each row with the position to go on from for whoever has seen it and those before it.
+
+    One transaction can revoke many tokens, so only the last of them stands for its position.
+    """
+    for row, following in zip(found, [*found[1:], None], strict=True):
+        at = Position(row.epoch, row.txid)
+        if following is None or (following.epoch, following.txid) != (row.epoch, row.txid):
+            before = at
+        yield row, before
 
 
 def check_access(access: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import msgspec
@@ -33,11 +33,12 @@ KEPT_MS: Final = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A write as the door saw it: what an Idempotency-Key is compared by."""
+    """A write as the door saw it: what an Idempotency-Key is compared by. The body may hold
+    values of secrets."""
 
     method: str
     path: str
-    body: bytes
+    body: bytes = field(repr=False)
     key: str | None = None
 
 
@@ -77,6 +78,12 @@ class Writes:
             return done, txn.position
 
         return await self._writer.submit(run)
+
+    async def in_pieces(self, piece: Callable[[Txn], int]) -> None:
+        """The rest of a write that would be too long for one transaction: `piece` again and again,
+        each in a transaction of its own, until it finds nothing more to do."""
+        while await self._writer.submit(piece):
+            pass
 
     async def scrub(self) -> None:
         """After values were destroyed: see that the overwritten pages are on the disk."""

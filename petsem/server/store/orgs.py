@@ -6,9 +6,8 @@ Guarantees: what is deleted, softly or not, is not found here unless it is asked
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import apsw
+import msgspec
 
 from petsem.crypto.keys import Purpose
 from petsem.errors import not_found
@@ -16,8 +15,7 @@ from petsem.server import sql
 from petsem.server.keys import Owner
 
 
-@dataclass(frozen=True, slots=True)
-class OrgRow:
+class OrgRow(msgspec.Struct, frozen=True):
     """An org as stored; times are Unix milliseconds."""
 
     id: int
@@ -33,8 +31,7 @@ class OrgRow:
         return Owner(Purpose.TOKENS, self.id, self.uid)
 
 
-@dataclass(frozen=True, slots=True)
-class AppRow:
+class AppRow(msgspec.Struct, frozen=True):
     """An app as stored; `secrets` and `size` (bytes) count its current version."""
 
     id: int
@@ -55,6 +52,7 @@ class AppRow:
 
 _ORG = "id, uid, name, created_at, deleted_at, purge_at"
 _APP = "id, incarnation, org, name, version, secrets, size, created_at, deleted_at, purge_at"
+_APP_OF_A = ", ".join(f"a.{column.strip()}" for column in _APP.split(","))
 
 
 def find_org(db: apsw.Connection, name: str, *, deleted: bool = False) -> OrgRow | None:
@@ -102,9 +100,7 @@ def app_by_id(db: apsw.Connection, app_id: int) -> tuple[bytes, AppRow] | None:
     """The org's uid and the app of a row number, deleted or not."""
     found = sql.one(
         db,
-        "SELECT o.uid, "
-        + ", ".join(f"a.{c.strip()}" for c in _APP.split(","))
-        + " FROM apps a JOIN orgs o ON o.id = a.org WHERE a.id = ?",
+        f"SELECT o.uid, {_APP_OF_A} FROM apps a JOIN orgs o ON o.id = a.org WHERE a.id = ?",
         (app_id,),
     )
     return None if found is None else (found[0], AppRow(*found[1:]))

@@ -67,9 +67,10 @@ def org_after(db: apsw.Connection, org_id: int) -> OrgRow | None:
 
 
 def values_after(
-    db: apsw.Connection, app_id: int, after: tuple[str, int], limit: int
+    db: apsw.Connection, app_id: int, data_key: bytes, after: tuple[str, int], limit: int
 ) -> list[SecretRow]:
-    """An app's stored values, history included, in order beyond (name, since).
+    """An app's stored values, history included, that do not name that data key, in order beyond
+    (name, since).
 
     A rollback copies an envelope to the same name and a later version, so to a place that a walk
     in this order has not passed, if it had not passed the place that was copied.
@@ -78,8 +79,8 @@ def values_after(
         db,
         "SELECT name, since, sealed_at, digest, envelope, size FROM secrets"
         " WHERE app = ? AND (name, since) > (?, ?) AND envelope IS NOT NULL"
-        " ORDER BY name, since LIMIT ?",
-        (app_id, *after, limit),
+        f" AND {_CLAIM} <> ? ORDER BY name, since LIMIT ?",
+        (app_id, *after, data_key, limit),
     )
     return [SecretRow(*row) for row in found]
 

@@ -6,9 +6,8 @@ and opens another, so that any version can be read as it was, and a rollback cop
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import apsw
+import msgspec
 
 from petsem.server import sql
 from petsem.server.store.orgs import AppRow
@@ -16,8 +15,7 @@ from petsem.server.store.orgs import AppRow
 _SECRET = "name, since, sealed_at, digest, envelope, size"
 
 
-@dataclass(frozen=True, slots=True)
-class SecretRow:
+class SecretRow(msgspec.Struct, frozen=True):
     """A value as stored. `digest` and `envelope` are None once it was destroyed."""
 
     name: str
@@ -28,8 +26,7 @@ class SecretRow:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ListedRow:
+class ListedRow(msgspec.Struct, frozen=True):
     """What a listing shows of a current secret, with who made the version that set it."""
 
     name: str
@@ -40,8 +37,7 @@ class ListedRow:
     token: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRow:
+class VersionRow(msgspec.Struct, frozen=True):
     """One version of an app and who made it."""
 
     version: int

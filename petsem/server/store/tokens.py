@@ -8,7 +8,6 @@ ancestor keeps its effect.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import apsw
@@ -39,8 +38,7 @@ class IssuedRow(msgspec.Struct, frozen=True):
     grandparent: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRow:
+class TokenRow(msgspec.Struct, frozen=True):
     """An issued token; `caveats` is the JSON list of those it was minted with."""
 
     nonce: bytes
@@ -59,8 +57,7 @@ class TokenRow:
     txid: int
 
 
-@dataclass(frozen=True, slots=True)
-class RevocationRow:
+class RevocationRow(msgspec.Struct, frozen=True):
     """A revocation with its place in the feed."""
 
     nonce: bytes

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,8 +25,8 @@ class Reader:
     error: PetsemError | None = None
     filtered = False
     leader_seen_ms_ago: int | None = 0
-    made: dict[str, Any] = {}
-    asked: dict[str, Any] = {}
+    made: ClassVar[dict[str, Any]] = {}
+    asked: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, endpoints: list[str], **options: Any) -> None:
         type(self).made = {"endpoints": endpoints, **options}
