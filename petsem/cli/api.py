@@ -9,6 +9,7 @@ Does not know commands; those say what to send and what comes back.
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -106,7 +107,10 @@ def _wait_before_next(error: Exception) -> bool | float:
     after_s = error.detail.retry_after_s
     if after_s is None:
         return True
-    return float(after_s) if after_s <= RETRY_AFTER_MAX_S else False
+    if after_s > RETRY_AFTER_MAX_S:
+        return False
+    # Never sooner than asked, and not all of us at once.
+    return after_s * random.uniform(1.0, 1.25)  # noqa: S311 - no secret depends on it
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from petsem.cli.boot_options import BootWish, boot_options, fetch, variables_of
+from petsem.cli.boot_options import BootWish, fetch, fetch_options, variable_options, variables_of
 from petsem.cli.child_exec import run_child
 from petsem.cli.environ_text import to_dotenv, to_json, to_shell
 from petsem.cli.exits import EXEC_FAILED
@@ -30,7 +30,7 @@ def boot_group() -> None:
 
 
 @boot_group.command("env")
-@boot_options
+@variable_options
 @click.option(
     "--format",
     "format_name",
@@ -80,7 +80,7 @@ class _Exec(Command):
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] --",
 )
-@boot_options
+@variable_options
 @click.argument("command", metavar="CMD [ARG]…", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_run
 def exec_command(run: Run, wish: BootWish, command: tuple[str, ...]) -> None:
@@ -94,7 +94,7 @@ def exec_command(run: Run, wish: BootWish, command: tuple[str, ...]) -> None:
 
 @boot_group.command("files")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@boot_options
+@fetch_options
 @pass_run
 def files_command(run: Run, wish: BootWish, directory: Path) -> None:
     """Write each secret into a file of its name in DIR, mode 0400, each replaced as a whole.

@@ -7,7 +7,7 @@ secrets were left out is said on stderr. Names that were asked for and are not t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class BootWish:
     skip_invalid: bool
 
 
-_OPTIONS = (
+_FETCHING = (
     app_option,
     click.option("--machine", metavar="ID", help="The machine that boots."),
     click.option(
@@ -54,6 +54,8 @@ _OPTIONS = (
     ),
     click.option("--min-position", metavar="POSITION", help="From a node that is at least there."),
     click.option("--only", metavar="NAME[,…]", multiple=True, help="Only these secrets."),
+)
+_PLACING = (
     click.option(
         "--map", "mapped", metavar="NAME=VARIABLE", multiple=True, help="Place it under this name."
     ),
@@ -65,13 +67,22 @@ _OPTIONS = (
         multiple=True,
         help="Accept this variable although programs obey it (PATH, LD_*, PYTHON*, …).",
     ),
-    remote,
 )
 
 
-def boot_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options, handed to `command` as one `wish`."""
+def fetch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of the fetch alone, handed to `command` as one `wish`."""
+    return _with_wish(command, (*_FETCHING, remote))
 
+
+def variable_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, and the options that place secrets as variables."""
+    return _with_wish(command, (*_FETCHING, *_PLACING, remote))
+
+
+def _with_wish(
+    command: Callable[..., Any], options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -80,9 +91,9 @@ def boot_options(command: Callable[..., Any]) -> Callable[..., Any]:
         min_version: int,
         min_position: str | None,
         only: tuple[str, ...],
-        mapped: tuple[str, ...],
-        skip_invalid: bool,
-        allowed: tuple[str, ...],
+        mapped: tuple[str, ...] = (),
+        skip_invalid: bool = False,
+        allowed: tuple[str, ...] = (),
         **others: Any,
     ) -> Any:
         wish = BootWish(
@@ -97,7 +108,7 @@ def boot_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
         return command(*args, wish=wish, **others)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
 

@@ -97,6 +97,8 @@ def _encoded(text: str) -> bytes:
 def _from_pipe(name: str, *, exact: bool) -> bytes:
     # Two bytes more than a value may have: the newline to drop, and one to see that it is too long.
     data = read_stdin(limits.VALUE_MAX_BYTES + 2)
+    if not data:
+        note(f"{name}: stdin was empty, so the value is empty")
     if exact or not data.endswith(b"\n"):
         return data
     value = data[:-1]

@@ -9,9 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from petsem.errors import invalid
+
 
 def read_stdin(max_bytes: int) -> bytes:
-    """At most `max_bytes` of stdin."""
+    """At most `max_bytes` of stdin. `invalid` if there is none."""
+    if sys.stdin is None:
+        raise invalid("stdin is closed; pipe something in, or name a file")
     return sys.stdin.buffer.read(max_bytes)
 
 

@@ -26,8 +26,10 @@ from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError, invalid
 from petsem.model import Kind
+from petsem.server.changes import Changes
 from petsem.server.keys import CLUSTER, Keys, Owner
 from petsem.server.policy import Rule, within_org_authority
+from petsem.server.seen_tokens import Seen, SeenTokens
 from petsem.server.store import tokens as rows
 from petsem.tokens.caveats import Access, SecretFilter, clear
 from petsem.tokens.identifier import Identifier
@@ -55,6 +57,8 @@ class Verified(msgspec.Struct, frozen=True):
     expires_at_ms: int
     depth: int
     caveats: tuple[bytes, ...]
+    as_of: int = -1
+    """What `Changes.authority` was before the database was asked."""
 
     @property
     def token_id(self) -> str:
@@ -103,13 +107,17 @@ NO_NAMES: Final = Names()
 class Authenticator:
     """Verifies tokens against this node's database and clears them against requests."""
 
-    def __init__(self, keys: Keys, clock: Clock, cluster_id: bytes, region: str) -> None:
+    def __init__(
+        self, keys: Keys, clock: Clock, cluster_id: bytes, region: str, changes: Changes
+    ) -> None:
         self._keys = keys
+        self._changes = changes
         self._clock = clock
         self._cluster_id = cluster_id
         self._region = region
         # With whose the key is: that binds it to its row for as long as it is kept here, too.
         self._derived: OrderedDict[bytes, tuple[bytes | None, bytes]] = OrderedDict()
+        self._seen = SeenTokens()
 
     def now_ms(self) -> int:
         """The time that tokens are held against."""
@@ -138,19 +146,24 @@ class Authenticator:
 
     def verify(self, db: apsw.Connection, text: str) -> Verified:
         """What the token stands for, or `TokenRefused`. Its caveats are not evaluated here."""
-        unverified = parse_token(text)
-        identifier = Identifier.parse(unverified.root.identifier)
-        if identifier.cluster_id != self._cluster_id:
-            raise TokenRefused(Reason.WRONG_CLUSTER)
+        as_of = self._changes.authority
+        seen = self._seen.find(text)
+        if seen is None:
+            unverified = parse_token(text)
+            identifier = Identifier.parse(unverified.root.identifier)
+            if identifier.cluster_id != self._cluster_id:
+                raise TokenRefused(Reason.WRONG_CLUSTER)
+        else:
+            unverified, identifier = None, seen.identifier
         row = rows.look_up(db, identifier.root_key_id, identifier.nonce)
         if row is None or row.org_deleted is not None:
             raise TokenRefused(Reason.UNKNOWN_KEY)
-        known = self._derived.get(identifier.root_key_id)
-        if known is None or known[0] != row.org_uid:
-            derived = self._derive(db, identifier.root_key_id, row)
+        if seen is not None and seen.org_uid == row.org_uid:
+            caveats = seen.caveats
         else:
-            derived = known[1]
-        caveats = verify_signatures(unverified, derived)
+            root_key = self._root_key(db, identifier.root_key_id, row)
+            caveats = verify_signatures(unverified or parse_token(text), root_key)
+            self._seen.add(text, Seen(identifier, row.org_uid, caveats))
         if (
             row.kind is None or row.subject is None or row.caveats is None
             or row.expires_at is None or row.depth is None
@@ -167,7 +180,7 @@ class Authenticator:
             raise TokenRefused(Reason.EXPIRED)
         return Verified(
             identifier.nonce, identifier.root_key_id, identifier.kind, row.subject, row.org,
-            row.org_name, row.expires_at, row.depth, caveats,
+            row.org_name, row.expires_at, row.depth, caveats, as_of,
         )  # fmt: skip
 
     def clear(
@@ -221,7 +234,11 @@ class Authenticator:
 
     def still_holds(self, db: apsw.Connection, token: Verified) -> None:
         """The part of a verification that can change after it: asked again inside a write's own
-        transaction, and by streams."""
+        transaction. The database is asked only if a commit since then took authority away."""
+        if self._clock.unix_ms() >= token.expires_at_ms:
+            raise TokenRefused(Reason.EXPIRED).as_error()
+        if token.as_of == self._changes.authority:
+            return
         row = rows.look_up(db, token.root_key, token.nonce)
         if (
             row is None
@@ -230,8 +247,12 @@ class Authenticator:
             or rows.is_revoked(db, row)
         ):
             raise TokenRefused(Reason.REVOKED).as_error()
-        if self._clock.unix_ms() >= token.expires_at_ms:
-            raise TokenRefused(Reason.EXPIRED).as_error()
+
+    def _root_key(self, db: apsw.Connection, key_id: bytes, row: rows.IssuedRow) -> bytes:
+        known = self._derived.get(key_id)
+        if known is not None and known[0] == row.org_uid:
+            return known[1]
+        return self._derive(db, key_id, row)
 
     def _derive(self, db: apsw.Connection, key_id: bytes, row: rows.IssuedRow) -> bytes:
         owner = CLUSTER if row.org is None else Owner(Purpose.TOKENS, row.org, row.org_uid or b"")

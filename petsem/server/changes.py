@@ -14,6 +14,7 @@ from typing import Final
 POSITION: Final = "position"
 """The topic of those who wait for the node to reach a position."""
 REVOCATIONS: Final = "revocations"
+"""The topic of whatever takes authority away: revocations, and orgs that are deleted."""
 
 
 class Changes:
@@ -21,15 +22,22 @@ class Changes:
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, set[asyncio.Event]] = {}
+        self.authority = 0
+        """Goes up with each transaction that may have taken authority away. Whoever verified a
+        token at one value and finds it unchanged need not ask the database again."""
 
     def publish(self, topics: Iterable[Hashable]) -> None:
         """Wake the waiters of these topics, and those of POSITION in any case."""
+        topics = tuple(topics)
+        if REVOCATIONS in topics:
+            self.authority += 1
         for topic in (POSITION, *topics):
             for event in self._waiting.get(topic, ()):
                 event.set()
 
     def publish_all(self) -> None:
         """Wake everybody: after an apply it is not known what changed."""
+        self.authority += 1
         for events in self._waiting.values():
             for event in events:
                 event.set()

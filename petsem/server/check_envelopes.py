@@ -108,7 +108,7 @@ class EnvelopeCheck:
                 continue
             key = self._keys.data_key(self._db, owner, key_id_of(envelope))
             right = secret_digest(key, owner.incarnation, secret, value)
-            if len(value) != size or not hmac.compare_digest(right, digest):
+            if len(value) != size or not hmac.compare_digest(right, digest or b""):
                 tally.problems.append(f"the size or digest of {what} is not that of its value")
         self._tell(name, tally, self._count("secrets"))
 
@@ -168,7 +168,10 @@ class EnvelopeCheck:
 
     def _ca_key(self, name: str, now_ms: int) -> None:
         tally = _Tally()
-        cert, cluster_id = sql.rows(self._db, "SELECT ca_cert, cluster_id FROM cluster")[0]
+        row = sql.one(self._db, "SELECT ca_cert, cluster_id FROM cluster")
+        if row is None:
+            raise PetsemError(Code.CORRUPT, "the database does not say which cluster it is of")
+        cert, cluster_id = row
         place = CLUSTER.place(Record.CA_KEY, b"ca")
         damaged = "the private key of the cluster's CA is damaged"
         key = self._open(tally, CLUSTER, place, sealed.ca_key(self._db), damaged)

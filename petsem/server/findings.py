@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-import apsw
-
 from petsem.errors import PetsemError
 
 NAMED_MAX: Final = 20
@@ -83,7 +81,8 @@ class Findings:
             yield
         except PetsemError as e:
             self.add(name, Result.PROBLEM, e.message)
-        except apsw.Error as e:
+        except Exception as e:
+            # Mostly SQLite's; but rows of a damaged database may hold anything.
             self.add(
                 name,
                 Result.PROBLEM,

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+_NOTHING: Final = PetsemError(Code.NOT_FOUND, "there is nothing to do")
 TOKENS_KEPT_MS: Final = 7 * 24 * 3600 * 1000
 """How long an expired token stays listed."""
 _TICK_MAX_S: Final = 20.0
@@ -165,7 +166,7 @@ class Housekeeping:
         for app, version in missing:
             if hopeless.get(app) == version:
                 continue
-            asked = await self._writer.submit(partial(self._ask_for_bundle, app))
+            asked = await self._done(partial(self._ask_for_bundle, app))
             if not asked or not self._has_bundle(app):
                 hopeless[app] = version
 
@@ -173,28 +174,37 @@ class Housekeeping:
         with self._pool.reading() as db:
             return secrets.read_bundle(db, app) is not None
 
-    def _ask_for_bundle(self, app: int, txn: Txn) -> bool:
-        """Have the writer make an app's bundle at the end of this group; False if it cannot."""
+    def _ask_for_bundle(self, app: int, txn: Txn) -> None:
+        """Have the writer make an app's bundle at the end of this group, if it can."""
         found = orgs.app_by_id(txn.db, app)
         if found is None:
-            return True
+            raise _NOTHING
         try:
             self._keys.primary(txn.db, found[1].owner(found[0]))
         except (DamagedEnvelope, PetsemError):
-            return False
+            raise _NOTHING from None
         txn.changed.add(app)
-        return True
 
     async def _until_nothing(self, piece: Callable[..., int], *args: int) -> None:
         """Run `piece(db, *args)` in transactions of its own until it finds nothing more to do."""
 
-        def job(txn: Txn) -> int:
-            return piece(txn.db, *args)
+        def job(txn: Txn) -> None:
+            if not piece(txn.db, *args):
+                raise _NOTHING
 
-        while self._clock.boot_s() < self._deadline_s:
-            done = await self._writer.submit(job)
-            if not done:
-                return
+        while self._clock.boot_s() < self._deadline_s and await self._done(job):
+            pass
+
+    async def _done(self, job: Callable[[Txn], None]) -> bool:
+        """Whether the job found something to do. If not, there is no transaction: an idle node
+        writes nothing."""
+        try:
+            await self._writer.submit(job)
+        except PetsemError as e:
+            if e is _NOTHING:
+                return False
+            raise
+        return True
 
     async def _reading(self, read: Callable[[apsw.Connection], T]) -> T:
         """`read` in one snapshot, on a thread: it may look at many rows."""

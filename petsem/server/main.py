@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -35,6 +36,8 @@ from petsem.server.rpc.server import start_grpc
 from petsem.server.tls import server_context
 
 log = structlog.get_logger(__name__)
+
+_GC_AFTER_ALLOCATIONS: Final = 10_000
 
 
 def serve(
@@ -91,6 +94,10 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
         http=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         grpc=grpc.address,
     )
+    # What is alive now stays; the collector need not walk over it at every request's garbage.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_AFTER_ALLOCATIONS)
     notify(notify_socket, "READY=1")
     await asyncio.wait({stop, serving}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()

@@ -115,7 +115,7 @@ def build_node(
         vfs=vfs,
         queue_max=config.limits.write_queue,
     )
-    auth = Authenticator(keys, clock, identity.cluster_id, identity.region)
+    auth = Authenticator(keys, clock, identity.cluster_id, identity.region, changes)
     freshness = FreshnessSource(identity.node_id, identity.region, clock)
     writes = Writes(writer, keys, auth)
     keyring = KeyringService(writes=writes, writer=writer, pool=pool, keys=keys, source=source)

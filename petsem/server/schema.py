@@ -151,6 +151,7 @@ CREATE TABLE root_keys (
     created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX root_keys_primary ON root_keys (coalesce(org, 0)) WHERE is_primary = 1;
+CREATE INDEX root_keys_org ON root_keys (org);
 
 CREATE TABLE tokens (
     nonce BLOB PRIMARY KEY CHECK (length(nonce) = 16),

@@ -25,6 +25,6 @@ def one(db: apsw.Connection, sql: str, args: tuple[Any, ...] = ()) -> Row | None
 
 
 def run(db: apsw.Connection, sql: str, args: tuple[Any, ...] = ()) -> int:
-    """Execute a statement that changes rows; how many it changed."""
-    db.execute(sql, args).fetchall()
+    """Execute a statement that changes rows and returns none; how many it changed."""
+    db.execute(sql, args)
     return db.changes()

@@ -28,7 +28,7 @@ from petsem.clock import Clock
 from petsem.errors import Code, PetsemError, limited, unavailable
 from petsem.model import Position
 from petsem.server import sql
-from petsem.server.changes import Changes
+from petsem.server.changes import REVOCATIONS, Changes
 from petsem.server.checkpoint import Checkpointer
 from petsem.server.database import open_writer, read_position
 from petsem.server.space import Space
@@ -126,8 +126,9 @@ class Writer:
         request: _Request[T] = _Request(job, asyncio.get_running_loop().create_future())
         self._queue.append(request)
         self._wake.set()
-        # Shielded: a client that goes away must not tear its savepoint out of a group.
-        return await asyncio.shield(request.done)
+        # A client that goes away cancels this future and nothing else: the job runs, its savepoint
+        # stays in its group, and nobody is left to be told.
+        return await request.done
 
     async def stop(self) -> None:
         """Finish what waits, refuse the rest, checkpoint and close."""
@@ -222,6 +223,9 @@ class Writer:
             request.outcome = request.job(txn)
             db.execute("RELEASE request")
             request.changed = txn.changed
+            if REVOCATIONS in txn.changed:
+                # Also for those behind it in this group.
+                self._changes.authority += 1
         except Exception as e:
             request.error = e
             if db.in_transaction:
@@ -285,10 +289,10 @@ class Writer:
         self.position = position
         self.commits += 1
         self.requests += len(good)
+        self._changes.publish(changed)
         for request in good:
             if not request.done.done():
                 request.done.set_result(request.outcome)
-        self._changes.publish(changed)
 
     async def _finish_all(self, txn: Txn) -> None:
         deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S

@@ -7,9 +7,8 @@ Guarantees: 62 bytes with one spelling; `parse` refuses any other. Byte table:
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 from petsem.model import Kind
 from petsem.tokens.reasons import malformed
@@ -20,7 +19,8 @@ _LAYOUT = struct.Struct(">B16sB16s16sIQ")
 _KINDS: Final = {int(kind): kind for kind in Kind}
 
 
-class Identifier(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Identifier:
     """A token's identity. The nonce is its id; epoch and TXID are of the minting transaction."""
 
     cluster_id: bytes

@@ -350,6 +350,27 @@ async def test_a_chunked_body_over_the_limit_is_413_when_it_gets_there() -> None
 
 
 @on_both_loops
+async def test_the_application_learns_of_a_refusal_at_once() -> None:
+    """Before the connection is gone; what it still answers is not sent, and no deadline runs on."""
+    async with open_door() as door:
+        reader, writer = await door.connect()
+        async with asyncio.timeout(FAILSAFE_S):
+            writer.write(post(b"Transfer-Encoding: chunked\r\n", b"1\r\na\r\n"))
+            await _until(lambda: door.app.seen)
+            (connection,) = door.server.server_state.connections
+            assert isinstance(connection, GuardedHttpProtocol)
+            await _until(lambda: connection._deadline_for)
+            deadline = connection._deadline
+            assert deadline is not None
+            writer.write(b"rubbish\r\n")
+            raw = await reader.readuntil(b"}}")
+            await _until(lambda: door.app.disconnects == 1)
+            assert door.connections == 1
+            assert deadline.cancelled()
+            assert refusal(raw + await _all(reader, writer))[0] == 400
+
+
+@on_both_loops
 async def test_the_refusal_reaches_a_client_that_is_still_sending() -> None:
     """No reset destroys the answer while a large upload is on its way."""
     async with open_door() as door:
@@ -680,11 +701,26 @@ async def test_the_rest_of_a_last_answer_does_not_wait_for_ever() -> None:
 
 @on_both_loops
 async def test_a_client_that_reads_slowly_but_reads_is_served() -> None:
-    """The write deadline ends when the buffer drains."""
+    """The application waits while the buffer is full; the deadline ends when it drains."""
     async with open_door() as door:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.port}") as client:
-            answer = await client.get("/big")
-        assert len(answer.content) == 16 * 1024 * 1024
+        reader, writer = await door.connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(GET % b"big")
+        await _until(lambda: door.connections == 1)
+        (connection,) = door.server.server_state.connections
+        assert isinstance(connection, GuardedHttpProtocol)
+        await _until(lambda: connection._write_deadline)
+        deadline = connection._write_deadline
+        assert deadline is not None
+        assert connection.flow.write_paused
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(FAILSAFE_S):
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(16 * 1024 * 1024) == b"x" * (16 * 1024 * 1024)
+        assert deadline.cancelled()
+        assert connection._write_deadline is None
+        assert not connection.flow.write_paused
+        writer.close()
 
 
 # Answers that began before the body ended

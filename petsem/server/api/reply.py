@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Reply:
-    """A whole answer. It is an ASGI application, which Litestar calls to send it."""
+    """A whole answer, which sends itself."""
 
     __slots__ = ("body", "headers", "status")
 

@@ -11,15 +11,13 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import structlog
-from litestar import Request
-from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp
+from litestar.types import HTTPScope, Receive, Scope, Send
 
-from petsem.errors import Code, PetsemError
+from petsem.errors import Code, PetsemError, invalid
 from petsem.server import policy
 from petsem.server.api.ask import Ask
 from petsem.server.api.errors import INTERNAL, error_reply
@@ -35,6 +33,7 @@ Handler = Callable[[Ask], Awaitable[msgspec.Struct | Reply]]
 Examples = tuple[tuple[str, Any], ...]
 """(what it shows, a value of the wire type)."""
 
+_NO_SUCH_METHOD: Final = invalid("this path does not take that method; see the Allow header")
 WRITE_ERRORS: Final = (Code.CONFLICT, Code.LIMIT, Code.INDETERMINATE)
 
 
@@ -83,18 +82,21 @@ class Route:
 def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHandler:
     """The route as Litestar wants it.
 
-    The handler takes the request whole and answers with an ASGI application. Litestar's own
-    parsing of parameters and building of responses cost as much again as its routing, and refuse
-    less: they quote input, and keep the last of two equal keys.
+    To Litestar the answer is an ASGI application, which it calls with the request. Its own parsing
+    of parameters and building of responses cost as much again as its routing, and refuse less:
+    they quote input, and keep the last of two equal keys.
     """
     rule = route.rule
     meter = metrics.meter(route.label)
 
-    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         started_s = perf_counter()
-        reply = await _answer(route, node, rule, request)
+        reply = await _answer(route, node, rule, cast("HTTPScope", scope), receive)
         meter.count(reply.status, perf_counter() - started_s)
-        return reply
+        await reply(scope, receive, send)
+
+    async def handle() -> ASGIApp:
+        return serve
 
     return HTTPRouteHandler(
         route.path.replace("}", ":str}"),
@@ -106,11 +108,10 @@ def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHan
 
 
 async def _answer(
-    route: Route, node: Node, rule: Rule | None, request: Request[Any, Any, Any]
+    route: Route, node: Node, rule: Rule | None, scope: HTTPScope, receive: Receive
 ) -> Reply:
     try:
-        ask = Ask(node, rule, request.scope, request.receive)
-        answer = await route.handle(ask)
+        answer = await route.handle(Ask(node, rule, scope, receive))
     except PetsemError as e:
         return error_reply(e, node.clock.unix_ms())
     except Exception as e:

@@ -1,7 +1,7 @@
 """Who calls: the token and the address, as each door hands them over.
 
-Guarantees: a token counts only as `Bearer`; the doors see to it that it was sent once. An address that cannot be
-known is None, which denies where a caveat asks for it. Nothing is verified here.
+Guarantees: a token counts only as `Bearer`; the doors see to it that it was sent once. An address
+that cannot be known is None, which denies where a caveat asks for it. Nothing is verified here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def bearer(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
         raise PetsemError(
-            Code.UNAUTHENTICATED, "authorization must be 'Bearer' followed by a token"
+            Code.UNAUTHENTICATED, "only the Bearer scheme is known; send 'Bearer TOKEN'"
         )
     return token.strip(" ")
 

@@ -137,8 +137,9 @@ class _Connect:
 def _refuse_ambiguity(headers: Iterable[Header]) -> None:
     """A header that is read here must not be there twice."""
     names = [name for name, _ in headers if name in _READ]
-    if len(set(names)) != len(names):
-        raise invalid("a header that may be there once is there twice")
+    for name in set(names):
+        if names.count(name) > 1:
+            raise invalid(f"there is more than one {name.decode().title()} header; send one")
 
 
 def _media_type(content_type: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The gRPC door's handlers: from a call's bytes and metadata to a method, and its errors back.
 
 Guarantees: no exception reaches gRPC, which would show its text to the caller; what is not a
-`PetsemError` is logged whole and answered "internal error". A caller that hangs up leaves no trace.
+`PetsemError` is logged and answered "internal error". A caller that hangs up leaves no trace.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from petsem.clock import Clock
-from petsem.errors import Code, PetsemError
+from petsem.errors import PetsemError, invalid
 from petsem.server.auth import Request
 from petsem.server.rpc.caller import bearer, grpc_peer_ip
 from petsem.server.rpc.errors import grpc_error, unexpected
@@ -23,8 +23,6 @@ from petsem.server.rpc.methods import Exchange, Stream, Unary
 from petsem.server.rpc.streams import Streams
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
 Caller = Callable[[Context], Request]
 
 
@@ -115,9 +113,7 @@ def caller_of(context: Context) -> Request:
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
             if token is not None:
-                raise PetsemError(
-                    Code.UNAUTHENTICATED, "authorization was sent more than once; send one"
-                )
+                raise invalid("there is more than one authorization in the metadata; send one")
             token = bearer(str(value))
     return Request(token, grpc_peer_ip(context.peer()))
 

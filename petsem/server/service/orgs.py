@@ -7,21 +7,26 @@ and a root key of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
+import apsw
 import msgspec
+from msgspec.structs import replace
 
 from petsem.clock import rfc3339
 from petsem.crypto.keys import random_id
 from petsem.errors import conflict, not_found
 from petsem.model import check_app, check_org
 from petsem.server.auth import Principal
+from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
 from petsem.server.keys import Keys
 from petsem.server.service import settings
 from petsem.server.service.tokens import add_root_key
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import orgs as rows
+from petsem.server.store import purging
 from petsem.server.store.orgs import AppRow, OrgRow
 from petsem.server.writer import Txn
 from petsem.wire import http
@@ -29,8 +34,13 @@ from petsem.wire import http
 UNDELETE_MS: Final = 7 * 24 * 3600 * 1000
 
 
-class _Nothing(msgspec.Struct, frozen=True):
-    """The outcome of a call whose reply is read from the database."""
+class _Deletion(msgspec.Struct, frozen=True):
+    """What an idempotency record keeps of a delete: the row's number, for a purge that was cut
+    short, and the reply."""
+
+    row: int
+    purge_at: int
+    reply: http.Deleted
 
 
 class Orgs:
@@ -46,7 +56,7 @@ class Orgs:
         check_org(name)
 
         def job(txn: Txn) -> http.Org:
-            _refuse_taken(rows.find_org(txn.db, name, deleted=True), f"org {name}")
+            _refuse_taken(rows.find_org(txn.db, name, deleted=True), f"org {name}", txn.now_ms)
             org = rows.insert_org(txn.db, random_id(), name, txn.now_ms)
             self._keys.create(txn.db, org.tokens_owner, txn.now_ms)
             add_root_key(txn.db, self._keys, org.tokens_owner, txn.now_ms)
@@ -69,20 +79,19 @@ class Orgs:
     ) -> http.Deleted:
         """Delete an org with all its apps and tokens, softly unless `now`."""
 
-        def job(txn: Txn) -> http.Deleted:
+        def job(txn: Txn) -> _Deletion:
             org = rows.find_org(txn.db, name, deleted=now)
             if org is None:
                 raise not_found(f"there is no org {name}")
-            if now:
-                rows.purge_org(txn.db, org.id)
-                return _purged(txn)
-            rows.mark_org(txn.db, org, txn.now_ms, txn.now_ms + UNDELETE_MS)
-            return _softly(txn, f"org {name}")
+            deletion = _delete(txn, org.id, f"org {name}", now)
+            txn.changed.add(REVOCATIONS)
+            rows.mark_org(txn.db, org, txn.now_ms, deletion.purge_at)
+            return deletion
 
-        done, _ = await self._writes.once(principal, call, owned_by(None), http.Deleted, job)
+        done, _ = await self._writes.once(principal, call, owned_by(None), _Deletion, job)
         if now:
-            await self._writes.scrub()
-        return done
+            await self._purge(purging.purge_org, done)
+        return done.reply
 
     async def undelete_org(self, principal: Principal, call: Call, name: str) -> http.Org:
         """Bring a softly deleted org back."""
@@ -92,7 +101,7 @@ class Orgs:
             if org is None or _is_due(org, txn.now_ms):
                 raise not_found(f"there is no org {name}, deleted or not")
             rows.mark_org(txn.db, org, None, None)
-            return _org(OrgRow(org.id, org.uid, org.name, org.created_at, None, None))
+            return _org(replace(org, deleted_at=None, purge_at=None))
 
         done, _ = await self._writes.once(principal, call, owned_by(None), http.Org, job)
         return done
@@ -107,12 +116,13 @@ class Orgs:
     ) -> http.Settings:
         """Change some settings; the others stay."""
 
-        def job(txn: Txn) -> _Nothing:
-            settings.write(txn.db, rows.get_org(txn.db, name).id, patch)
-            return _Nothing()
+        def job(txn: Txn) -> http.Settings:
+            org = rows.get_org(txn.db, name)
+            settings.write(txn.db, org.id, patch)
+            return settings.effective(txn.db, org.id)
 
-        await self._writes.once(principal, call, owned_by(name), _Nothing, job)
-        return self.settings(name)
+        done, _ = await self._writes.once(principal, call, owned_by(name), http.Settings, job)
+        return done
 
     async def create_app(
         self, principal: Principal, call: Call, org_name: str, name: str
@@ -122,7 +132,8 @@ class Orgs:
 
         def job(txn: Txn) -> http.App:
             org = rows.get_org(txn.db, org_name)
-            _refuse_taken(rows.find_app(txn.db, org, name, deleted=True), f"app {org_name}/{name}")
+            found = rows.find_app(txn.db, org, name, deleted=True)
+            _refuse_taken(found, f"app {org_name}/{name}", txn.now_ms)
             app = rows.insert_app(txn.db, org, random_id(), name, txn.now_ms)
             self._keys.create(txn.db, app.owner(org.uid), txn.now_ms)
             txn.changed.add(app.id)
@@ -145,47 +156,53 @@ class Orgs:
     ) -> http.Deleted:
         """Delete an app with all its history, softly unless `now`."""
 
-        def job(txn: Txn) -> http.Deleted:
+        def job(txn: Txn) -> _Deletion:
             org = rows.get_org(txn.db, org_name)
             app = rows.find_app(txn.db, org, name, deleted=now)
             if app is None:
                 raise not_found(f"there is no app {org_name}/{name}")
             txn.changed.add(app.id)
-            if now:
-                rows.purge_app(txn.db, app.id)
-                return _purged(txn)
-            rows.mark_app(txn.db, app, txn.now_ms, txn.now_ms + UNDELETE_MS)
-            return _softly(txn, f"app {org_name}/{name}")
+            deletion = _delete(txn, app.id, f"app {org_name}/{name}", now)
+            rows.mark_app(txn.db, app, txn.now_ms, deletion.purge_at)
+            return deletion
 
-        done, _ = await self._writes.once(principal, call, owned_by(org_name), http.Deleted, job)
+        done, _ = await self._writes.once(principal, call, owned_by(org_name), _Deletion, job)
         if now:
-            await self._writes.scrub()
-        return done
+            await self._purge(purging.purge_app, done)
+        return done.reply
 
     async def undelete_app(
         self, principal: Principal, call: Call, org_name: str, name: str
     ) -> http.App:
         """Bring a softly deleted app back, as it was."""
 
-        def job(txn: Txn) -> _Nothing:
+        def job(txn: Txn) -> http.App:
             org = rows.get_org(txn.db, org_name)
             app = rows.find_app(txn.db, org, name, deleted=True)
             if app is None or _is_due(app, txn.now_ms):
                 raise not_found(f"there is no app {org_name}/{name}, deleted or not")
             rows.mark_app(txn.db, app, None, None)
             txn.changed.add(app.id)
-            return _Nothing()
+            return _app(replace(app, deleted_at=None, purge_at=None))
 
-        await self._writes.once(principal, call, owned_by(org_name), _Nothing, job)
-        with self._pool.snapshot() as db:
-            return _app(rows.get_app(db, org_name, name)[1])
+        done, _ = await self._writes.once(principal, call, owned_by(org_name), http.App, job)
+        return done
+
+    async def _purge(
+        self, piece: Callable[[apsw.Connection, int, int], int], of: _Deletion
+    ) -> None:
+        """Remove what was deleted for good. If this is cut short, housekeeping ends it."""
+        await self._writes.in_pieces(lambda txn: piece(txn.db, of.row, of.purge_at))
+        await self._writes.scrub()
 
 
-def _refuse_taken(found: OrgRow | AppRow | None, what: str) -> None:
+def _refuse_taken(found: OrgRow | AppRow | None, what: str, now_ms: int) -> None:
     if found is None:
         return
     if found.deleted_at is None:
         raise conflict(f"there is an {what} already; choose another name")
+    if _is_due(found, now_ms):
+        raise conflict(f"the {what} is being purged; try again shortly")
     raise conflict(f"the {what} was deleted and can still be undeleted; do that, or delete it now")
 
 
@@ -194,22 +211,18 @@ def _is_due(row: OrgRow | AppRow, now_ms: int) -> bool:
     return row.purge_at is not None and row.purge_at <= now_ms
 
 
-def _softly(txn: Txn, what: str) -> http.Deleted:
-    purge_at = rfc3339(txn.now_ms + UNDELETE_MS)
-    return http.Deleted(
-        deleted_at=rfc3339(txn.now_ms),
-        purge_at=purge_at,
-        message=f"undelete brings the {what} back until {purge_at}; copies in backups last longer",
-    )
-
-
-def _purged(txn: Txn) -> http.Deleted:
-    return http.Deleted(
-        deleted_at=rfc3339(txn.now_ms),
-        purge_at=None,
-        message="it is gone from this node's database; copies in backups made before now last "
-        "as long as those backups",
-    )
+def _delete(txn: Txn, row: int, what: str, now: bool) -> _Deletion:
+    deleted_at = rfc3339(txn.now_ms)
+    if now:
+        message = (
+            "it is gone from this node's database; copies in backups made before now last as long "
+            "as those backups"
+        )
+        return _Deletion(row, txn.now_ms, http.Deleted(deleted_at, None, message))
+    purge_at = txn.now_ms + UNDELETE_MS
+    until = rfc3339(purge_at)
+    message = f"undelete brings the {what} back until {until}; copies in backups last longer"
+    return _Deletion(row, purge_at, http.Deleted(deleted_at, until, message))
 
 
 def _org(row: OrgRow) -> http.Org:

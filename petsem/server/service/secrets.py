@@ -18,6 +18,7 @@ from petsem import limits
 from petsem.clock import rfc3339
 from petsem.crypto.digest import secret_digest
 from petsem.crypto.envelope import DamagedEnvelope, Record, key_id_of, seal
+from petsem.crypto.keys import Key
 from petsem.errors import Code, Detail, PetsemError, conflict, invalid, not_found
 from petsem.model import Position, check_secret_name
 from petsem.secretbytes import SecretBytes
@@ -129,6 +130,7 @@ class Secrets:
             _require_version(app_row, batch.if_version)
             version = _next_version(app_row)
             owner = app_row.owner(org_row.uid)
+            key = self._keys.primary(txn.db, owner)
             count, size = app_row.secrets, app_row.size
             for name in batch.unset:
                 old_size = rows.close(txn.db, app_row.id, name, version)
@@ -137,7 +139,7 @@ class Secrets:
                 count, size = count - 1, size - _weight(name, old_size)
             written = []
             for name, value in batch.set.items():
-                row = self._seal(txn.db, owner, name, version, value.reveal())
+                row = _seal(key, owner, name, version, value.reveal())
                 old_size = rows.close(txn.db, app_row.id, name, version)
                 if old_size is None:
                     count, size = count + 1, size + _weight(name, row.size)
@@ -335,14 +337,11 @@ class Secrets:
             secret_digest(key, owner.incarnation, row.name, value)
         )
 
-    def _seal(
-        self, db: apsw.Connection, owner: Owner, name: str, version: int, value: bytes
-    ) -> SecretRow:
-        key = self._keys.primary(db, owner)
-        digest = secret_digest(key, owner.incarnation, name, value)
-        place = owner.place(Record.VALUE, name.encode(), version)
-        envelope = seal(key, place, value)
-        return SecretRow(name, version, version, digest, envelope, len(value))
+
+def _seal(key: Key, owner: Owner, name: str, version: int, value: bytes) -> SecretRow:
+    digest = secret_digest(key, owner.incarnation, name, value)
+    envelope = seal(key, owner.place(Record.VALUE, name.encode(), version), value)
+    return SecretRow(name, version, version, digest, envelope, len(value))
 
 
 def _weight(name: str, size: int) -> int:

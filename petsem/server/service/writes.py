@@ -29,6 +29,7 @@ from petsem.wire import http
 T = TypeVar("T", bound=msgspec.Struct)
 
 KEPT_MS: Final = 24 * 3600 * 1000
+_PIECES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,12 @@ class Writes:
 
     async def in_pieces(self, piece: Callable[[Txn], int]) -> None:
         """The rest of a write that would be too long for one transaction: `piece` again and again,
-        each in a transaction of its own, until it finds nothing more to do."""
-        while await self._writer.submit(piece):
+        a few times in each of many transactions, until it finds nothing more to do."""
+
+        def some(txn: Txn) -> bool:
+            return all(piece(txn) for _ in range(_PIECES))
+
+        while await self._writer.submit(some):
             pass
 
     async def scrub(self) -> None:

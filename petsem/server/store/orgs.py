@@ -53,6 +53,12 @@ class AppRow(msgspec.Struct, frozen=True):
 _ORG = "id, uid, name, created_at, deleted_at, purge_at"
 _APP = "id, incarnation, org, name, version, secrets, size, created_at, deleted_at, purge_at"
 _APP_OF_A = ", ".join(f"a.{column.strip()}" for column in _APP.split(","))
+_ORG_OF_O = ", ".join(f"o.{column.strip()}" for column in _ORG.split(","))
+_ORG_COLUMNS = _ORG.count(",") + 1
+_ORG_AND_APP = (
+    f"SELECT {_ORG_OF_O}, {_APP_OF_A} FROM orgs o JOIN apps a ON a.org = o.id"
+    " WHERE o.name = ? AND o.deleted_at IS NULL AND a.name = ? AND a.deleted_at IS NULL"
+)
 
 
 def find_org(db: apsw.Connection, name: str, *, deleted: bool = False) -> OrgRow | None:
@@ -89,11 +95,10 @@ def find_app(
 
 def get_app(db: apsw.Connection, org_name: str, name: str) -> tuple[OrgRow, AppRow]:
     """The live org and app of these names, or `not_found`."""
-    org = find_org(db, org_name)
-    app = None if org is None else find_app(db, org, name)
-    if org is None or app is None:
+    found = sql.one(db, _ORG_AND_APP, (org_name, name))
+    if found is None:
         raise not_found(f"there is no app {org_name}/{name}")
-    return org, app
+    return OrgRow(*found[:_ORG_COLUMNS]), AppRow(*found[_ORG_COLUMNS:])
 
 
 def app_by_id(db: apsw.Connection, app_id: int) -> tuple[bytes, AppRow] | None:

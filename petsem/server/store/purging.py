@@ -18,15 +18,15 @@ PIECE_BYTES: Final = 1024 * 1024
 
 
 def purge_app(db: apsw.Connection, app: int, now_ms: int) -> int:
-    """Remove a piece of an app whose time to undelete is over, in the end the app; 0 if that is
-    done, or the app is not to be purged."""
+    """Remove a piece of an app whose time to undelete is over, in the end the app; how much that
+    was, 0 only if the app is gone or not to be purged."""
     due = sql.one(db, "SELECT 1 FROM apps WHERE id = ? AND purge_at <= ?", (app, now_ms))
     if due is None:
         return 0
     gone = _piece_of_app(db, app)
     if not gone:
         orgs.purge_app(db, app)
-    return gone
+    return max(gone, 1)
 
 
 def purge_org(db: apsw.Connection, org: int, now_ms: int) -> int:
@@ -39,11 +39,11 @@ def purge_org(db: apsw.Connection, org: int, now_ms: int) -> int:
         gone = _piece_of_app(db, app[0])
         if not gone:
             orgs.purge_app(db, app[0])
-        return 1
-    gone = _piece_of_tokens(db, org)
-    if not gone:
-        orgs.purge_org(db, org)
-    return gone
+    else:
+        gone = _piece_of_tokens(db, org)
+        if not gone:
+            orgs.purge_org(db, org)
+    return max(gone, 1)
 
 
 def _piece_of_app(db: apsw.Connection, app: int) -> int:

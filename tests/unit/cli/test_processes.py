@@ -155,11 +155,22 @@ def test_a_reader_that_has_seen_enough() -> None:
         assert child.wait(WITHIN_S) == 1
 
 
+def test_a_closed_stdin_is_no_empty_value() -> None:
+    """`<&-` is a mistake, and no internal error."""
+    command = 'exec "$@" <&-'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *PETSEM, "secrets", "set", "A"], env=environ(),
+        capture_output=True, check=False, timeout=WITHIN_S,
+    )  # fmt: skip
+    assert (done.returncode, b"stdin is closed" in done.stderr) == (2, True)
+
+
 class Terminal:
     """The program with a terminal for stdin, stdout and stderr."""
 
     def __init__(self, *args: str, address: str = "127.0.0.1:1") -> None:
         self._seen = b""
+        self._from = 0
         self._fd, theirs = pty.openpty()
         # Not pty.fork: gRPC's threads do not survive a bare fork. The child makes the terminal its
         # own, so that prompts find it at /dev/tty and Ctrl-C is a signal.
@@ -172,12 +183,15 @@ class Terminal:
         os.close(theirs)
 
     def until(self, text: str) -> None:
-        """Read until `text` was shown."""
+        """Read until `text` was shown, after what was waited for before."""
         deadline_s = time.monotonic() + WITHIN_S
-        while text.encode() not in self._seen:
+        while (found := self._seen.find(text.encode(), self._from)) < 0:
             if not select.select([self._fd], [], [], deadline_s - time.monotonic())[0]:
                 raise AssertionError(f"never saw {text!r}: {self._seen!r}")
-            self._seen += self._read()
+            chunk = self._read()
+            assert chunk, f"it ended without {text!r}: {self._seen!r}"
+            self._seen += chunk
+        self._from = found + len(text.encode())
 
     def type(self, text: str) -> None:
         """What a person types."""

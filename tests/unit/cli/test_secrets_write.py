@@ -59,6 +59,13 @@ def test_a_pipe_without_a_newline_is_kept_in_silence() -> None:
     assert result.stderr == ""
 
 
+def test_an_empty_pipe_is_pointed_out() -> None:
+    """The command before it may have failed."""
+    result, values = set_values("A", stdin="")
+    assert values == {"A": ""}
+    assert result.stderr == "A: stdin was empty, so the value is empty\n"
+
+
 def test_exact_keeps_the_newline() -> None:
     """For what must end in one."""
     result, values = set_values("A", "--exact", stdin="value\n")

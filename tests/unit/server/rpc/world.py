@@ -1,138 +1,268 @@
-"""A small node in one process: a real database with one org and app, and tokens to ask it with."""
+"""A started node with the org acme, its app web and secrets in it, and tokens to ask it with."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-import apsw
+import grpc.aio
+from google.protobuf.message import Message
 
-from petsem.clock import Clock, ManualClock
-from petsem.crypto.envelope import Record, seal
-from petsem.crypto.keyring import Keyring
-from petsem.crypto.keys import Purpose, generate_kek, random_id
-from petsem.crypto.digest import secret_digest
-from petsem.crypto.aead import random_bytes
-from petsem.model import Kind, Position
-from petsem.server import sql
-from petsem.server.auth import Authenticator
-from petsem.server.bundles import Bundles
-from petsem.server.changes import Changes
-from petsem.server.database import ReadPool, open_writer
-from petsem.server.freshness import FreshnessSource
-from petsem.server.keys import CLUSTER, Keys, Owner
-from petsem.server.schema import migrate
-from petsem.server.service.boot import Boot
-from petsem.server.store import orgs, tokens
-from petsem.server.store import secrets as rows
-from petsem.server.store.secrets import SecretRow, VersionRow
-from petsem.server.writer import Txn
+from petsem.clock import rfc3339
+from petsem.errors import PetsemError
+from petsem.server.config_keys import Address
+from petsem.server.node import Node
+from petsem.server.rpc.connect import connect_app
+from petsem.server.rpc.server import GrpcServer, start_grpc
 from petsem.tokens.identifier import Identifier
-from petsem.tokens.mint import mint
-from petsem.tokens.text import encode_token
+from petsem.tokens.macaroon import attenuate
+from petsem.tokens.text import encode_token, parse_token
+from petsem.wire import http
+from petsem.wire import petsem_pb2 as pb
+from petsem.wire.errors import STATUS_KEY, decode_status
+from tests.unit.server.cluster import Cluster, call
 
-CLUSTER_ID = b"c" * 16
-REGION = "ams"
+FETCH = "/petsem.v1.Secrets/Fetch"
+WATCH = "/petsem.v1.Secrets/Watch"
+VERIFY = "/petsem.v1.Tokens/Verify"
+VERIFY_BATCH = "/petsem.v1.Tokens/VerifyBatch"
+WATCH_REVOCATIONS = "/petsem.v1.Tokens/WatchRevocations"
+PEER = "192.0.2.7"
+VALUES = {"A": "alpha", "B": "beta"}
+
+R = TypeVar("R", bound=Message)
 
 
 class World:
-    """What a `Node` has of use to the RPC doors, over a database in `directory`."""
+    """A running node and what its clients know."""
 
-    def __init__(self, directory: Path, clock: Clock | None = None) -> None:
-        self.clock = clock or ManualClock()
-        keyring = Keyring()
-        for purpose in Purpose:
-            keyring = keyring.with_key(purpose, generate_kek())
-        self.keys = Keys(keyring)
-        self.path = directory / "petsem.db"
-        self.db = open_writer(self.path, create=True)
-        self.position = Position(1, 1)
-        self.db.execute("BEGIN")
-        migrate(self.db)
-        now = self.clock.unix_ms()
-        sql.run(self.db, "INSERT INTO position (id, epoch, txid) VALUES (1, 1, 1)")
-        sql.run(self.db, "INSERT INTO epochs VALUES (1, 1, 'n1', ?)", (now,))
-        for purpose, key in keyring.keys():
-            sql.run(self.db, "INSERT INTO keks VALUES (?, ?, 'primary')", (purpose.value, key.id))
-        self.keys.create(self.db, CLUSTER, now)
-        self._roots: dict[int | None, tuple[bytes, bytes]] = {}
-        self._root_key(None, CLUSTER)
-        self.db.execute("COMMIT")
-        self.pool = ReadPool(self.path)
-        self.changes = Changes()
-        self.auth = Authenticator(self.keys, self.clock, CLUSTER_ID, REGION)
-        self.freshness = FreshnessSource("n1", REGION, self.clock)
-        self.bundles = Bundles(self.keys)
-        self.boot = Boot(
-            pool=self.pool,
-            bundles=self.bundles,
-            auth=self.auth,
-            changes=self.changes,
-            freshness=self.freshness,
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.node: Node = cluster.node
+        self.clock = cluster.clock
+
+    async def furnish(self) -> None:
+        await self.cluster.org("acme", "web")
+        await self.cluster.set("acme", "web", **VALUES)
+
+    async def token(self, *caveats: str, org: str | None = "acme", kind: str = "host") -> str:
+        """A token with these caveats; it reads and verifies unless they say otherwise."""
+        if not any(caveat.startswith("action ") for caveat in caveats):
+            caveats = (*caveats, "action in secrets:read, tokens:verify")
+        until = rfc3339(self.clock.unix_ms() + 3_600_000)
+        body = http.Mint(org=org, kind=kind, caveats=[*caveats, f"time < {until}"])
+        minted = await self.node.tokens.mint(self.cluster.operator, call(), body)
+        return minted.token
+
+    async def revoke(self, token: str) -> None:
+        nonce = Identifier.parse(parse_token(token).root.identifier).nonce
+        await self.node.tokens.revoke(self.cluster.operator, call(), "acme", nonce.hex())
+
+
+def narrowed(token: str, *caveats: str) -> str:
+    """The token with more caveats, as its holder adds them."""
+    return encode_token(attenuate(parse_token(token).root, caveats))
+
+
+def values(reply: pb.FetchResponse) -> dict[str, str]:
+    """What a reply to a fetch brings."""
+    return {secret.name: secret.value.decode() for secret in reply.secrets}
+
+
+def asked(org: str = "acme", app: str = "web", **fields: Any) -> pb.FetchRequest:
+    """A FetchRequest for acme/web unless it says otherwise."""
+    return pb.FetchRequest(org=org, app=app, **fields)
+
+
+def question(token: str, action: str = "web:deploy", **access: str) -> pb.VerifyRequest:
+    """A VerifyRequest about a token of acme unless it says otherwise."""
+    return pb.VerifyRequest(token=token, access={"org": "acme", "action": action, **access})
+
+
+@asynccontextmanager
+async def world_in(directory: Path) -> AsyncIterator[World]:
+    """A new node in `directory`, running and furnished."""
+    cluster = Cluster(directory / "node")
+    async with cluster.running():
+        world = World(cluster)
+        await world.furnish()
+        yield world
+
+
+# gRPC
+
+
+class Failed(Exception):  # noqa: N818 - an answer
+    """What a failed RPC said: status, message and detail, None if there was no detail."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        super().__init__(error.details())
+        self.status = error.code()
+        self.message = error.details() or ""
+        trailing = dict(error.trailing_metadata() or ())
+        self.detail = decode_status(trailing[STATUS_KEY]) if STATUS_KEY in trailing else None
+
+    @property
+    def what(self) -> tuple[grpc.StatusCode, str, str]:
+        """(status, code, reason)."""
+        assert self.detail is not None, self.message
+        return self.status, self.detail.code, self.detail.reason
+
+
+class Client:
+    """A channel to a world's gRPC port; a token for each call, the one given or none."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+
+    async def raw(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        metadata: tuple[tuple[str, str], ...] = (),
+        timeout: float | None = 10.0,
+    ) -> bytes:
+        """The serialised reply; raises `Failed`."""
+        try:
+            answer = self.channel.unary_unary(path)(body, metadata=metadata, timeout=timeout)
+            return await answer  # type: ignore[no-any-return]
+        except grpc.aio.AioRpcError as e:
+            raise Failed(e) from None
+
+    async def unary(
+        self, path: str, message: Message, reply: type[R], token: str | None, **more: Any
+    ) -> R:
+        """One call."""
+        body = await self.raw(
+            path, message.SerializeToString(), metadata=bearer_metadata(token), **more
         )
+        return reply.FromString(body)
 
-    def _root_key(self, org: int | None, owner: Owner) -> None:
-        key_id, secret = random_id(), random_bytes(32)
-        envelope = self.keys.seal(self.db, owner, owner.place(Record.ROOT_KEY, key_id), secret)
-        tokens.add_root_key(self.db, key_id, org, envelope, self.clock.unix_ms())
-        self._roots[org] = (key_id, secret)
+    async def fetch(self, token: str | None, **fields: Any) -> pb.FetchResponse:
+        return await self.unary(FETCH, asked(**fields), pb.FetchResponse, token)
 
-    def org(self, name: str) -> int:
-        now = self.clock.unix_ms()
-        self.db.execute("BEGIN")
-        row = orgs.insert_org(self.db, random_id(), name, now)
-        self.keys.create(self.db, row.tokens_owner, now)
-        self._root_key(row.id, row.tokens_owner)
-        self.db.execute("COMMIT")
-        return row.id
+    def stream(self, path: str, message: Message, token: str | None) -> Stream:
+        """An open stream."""
+        opened = self.channel.unary_stream(path)
+        return Stream(opened(message.SerializeToString(), metadata=bearer_metadata(token)))
 
-    def app(self, org: str, name: str) -> None:
-        now = self.clock.unix_ms()
-        self.db.execute("BEGIN")
-        org_row = orgs.get_org(self.db, org)
-        row = orgs.insert_app(self.db, org_row, random_id(), name, now)
-        self.keys.create(self.db, row.owner(org_row.uid), now)
-        self.db.execute("COMMIT")
 
-    def set(self, org: str, app: str, values: dict[str, bytes]) -> int:
-        """One batch as the writer would commit it; the new version."""
-        self.db.execute("BEGIN")
-        org_row, row = orgs.get_app(self.db, org, app)
-        owner, version = row.owner(org_row.uid), row.version + 1
-        key = self.keys.primary(self.db, owner)
-        for name, value in values.items():
-            envelope = seal(key, owner.place(Record.VALUE, name.encode(), version), value)
-            digest = secret_digest(key, owner.incarnation, name, value)
-            rows.close(self.db, row.id, name, version)
-            stored = SecretRow(name, version, version, digest, envelope, len(value))
-            rows.insert(self.db, row.id, stored)
-        made = VersionRow(version, self.clock.unix_ms(), "operator:x", b"n" * 16, "set", None)
-        rows.add_version(self.db, row, made, len(values), 0)
-        self._commit({row.id})
-        return version
+class Stream:
+    """The replies of an open stream, one at a time."""
 
-    def _commit(self, changed: set) -> None:
-        self.position = Position(1, self.position.txid + 1)
-        txn = Txn(self.db, self.position, self.clock.unix_ms(), changed)
-        self.bundles.finish(txn)
-        sql.run(self.db, "UPDATE position SET txid = ?", (self.position.txid,))
-        self.db.execute("COMMIT")
-        self.changes.publish(changed)
+    def __init__(self, opened: Any) -> None:
+        self.call = opened
 
-    def token(self, *caveats: str, org: str | None, kind: Kind = Kind.HOST) -> str:
-        """An issued token of the org's key, or with None of the cluster's."""
-        org_id = None if org is None else orgs.get_org(self.db, org).id
-        key_id, secret = self._roots[org_id]
-        now, nonce = self.clock.unix_ms(), random_id()
-        position = self.position
-        identifier = Identifier(CLUSTER_ID, kind, key_id, nonce, position.epoch, position.txid)
-        text = encode_token(mint(secret, identifier, caveats))
-        row = tokens.TokenRow(
-            nonce, org_id, key_id, kind, f"{kind.text}:{nonce.hex()}", None, 0, "[]", None, now,
-            "test", now + 86_400_000, position.epoch, position.txid,
-        )  # fmt: skip
-        tokens.insert(self.db, row)
-        return text
+    async def next(self, kind: type[R]) -> R:
+        """The next reply; raises `Failed` when the stream ends with an error."""
+        try:
+            raw = await self.call.read()
+        except grpc.aio.AioRpcError as e:
+            raise Failed(e) from None
+        assert raw is not grpc.aio.EOF, "the stream ended in order"
+        return kind.FromString(raw)
 
-    def close(self) -> None:
-        self.pool.close()
-        self.db.close()
+    async def failure(self) -> Failed:
+        """How the stream ends; what else it still says is left out."""
+        try:
+            while await self.call.read() is not grpc.aio.EOF:
+                pass
+        except grpc.aio.AioRpcError as e:
+            return Failed(e)
+        raise AssertionError("the stream ended in order")
+
+
+def bearer_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+@asynccontextmanager
+async def served(world: World, **limits: int) -> AsyncIterator[GrpcServer]:
+    """The world's gRPC port, on a free port of loopback, with some limits changed."""
+    config = world.node.config
+    world.node.config = dataclasses.replace(
+        config,
+        grpc=dataclasses.replace(config.grpc, bind=Address("127.0.0.1", 0)),
+        limits=dataclasses.replace(config.limits, **limits),
+    )
+    server = await start_grpc(world.node)
+    try:
+        yield server
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def connected(server: GrpcServer, *options: tuple[str, int | str]) -> AsyncIterator[Client]:
+    """A client of a server, with room for large answers."""
+    roomy = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{server.port}", options=[*roomy, *options]
+    ) as channel:
+        yield Client(channel)
+
+
+# Connect
+
+
+class Answer:
+    """What a Connect call was answered with."""
+
+    def __init__(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+async def post(
+    world: World,
+    path: str,
+    body: bytes,
+    *,
+    token: str | None = None,
+    media_type: str = "application/proto",
+    method: str = "POST",
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    parts: int = 1,
+) -> Answer:
+    """One request to the world's Connect door, in ASGI."""
+    sent = [(b"content-type", media_type.encode()), *headers]
+    if token is not None:
+        sent.append((b"authorization", f"Bearer {token}".encode()))
+    scope = {
+        "type": "http", "method": method, "path": path, "headers": sent, "client": (PEER, 50_000),
+    }  # fmt: skip
+    size = -(-len(body) // parts) or 1
+    events = [
+        {"type": "http.request", "body": body[at : at + size], "more_body": True}
+        for at in range(0, len(body), size)
+    ] or [{"type": "http.request", "body": b""}]
+    events[-1]["more_body"] = False
+    events.append({"type": "http.disconnect"})
+    out: list[Mapping[str, Any]] = []
+
+    async def receive() -> Mapping[str, Any]:
+        return events.pop(0)
+
+    async def send(event: Mapping[str, Any]) -> None:
+        out.append(event)
+
+    await connect_app(world.node)(scope, receive, send)
+    start, content = out
+    assert (start["type"], content["type"]) == ("http.response.start", "http.response.body")
+    names = dict(start["headers"])
+    assert int(names[b"content-length"]) == len(content["body"])
+    return Answer(start["status"], names, content["body"])
+
+
+def raises(error: PetsemError) -> Any:
+    """An async function that raises `error` whatever it is given."""
+
+    async def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail

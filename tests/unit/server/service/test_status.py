@@ -1,0 +1,141 @@
+"""What a node says of itself, in health and in trouble."""
+
+from __future__ import annotations
+
+import apsw
+import pytest
+
+from petsem import __version__
+from petsem.crypto.keys import Purpose
+from petsem.server.config import load_config
+from petsem.wire import http
+from tests.unit.server.cluster import Cluster
+
+
+async def test_a_healthy_leader(cluster: Cluster) -> None:
+    """Every number is the node's own; nothing lags, nothing is wrong."""
+    async with cluster.running() as node:
+        position = node.writer.position
+        assert node.status.status() == http.Status(
+            cluster=node.identity.cluster_id.hex(),
+            nodes=[
+                http.NodeStatus(
+                    node=node.identity.node_id,
+                    region="ams",
+                    role="leader",
+                    epoch=2,
+                    position=str(position),
+                    lag_transactions=0,
+                    lag_ms=0,
+                    last_error=None,
+                    version=__version__,
+                    ready=True,
+                    warnings=[],
+                    http="127.0.0.1:7400",
+                    grpc="127.0.0.1:7401",
+                )
+            ],
+        )
+        assert node.status.ready() == []
+
+
+async def test_the_cluster_s_nodes(cluster: Cluster) -> None:
+    """As they joined, with their three addresses."""
+    async with cluster.running() as node:
+        listed = node.status.nodes()
+        assert listed.nodes == [
+            http.NodeInfo(
+                node=node.identity.node_id,
+                region="ams",
+                voter=True,
+                joined_at="2027-01-15T08:00:00Z",
+                http="127.0.0.1:7400",
+                grpc="127.0.0.1:7401",
+                peer="127.0.0.1:7402",
+            )
+        ]
+
+
+@pytest.mark.parametrize(
+    ("purpose", "ready", "what"),
+    [
+        (Purpose.TOKENS, False, "cannot verify the tokens"),
+        (Purpose.SECRETS, True, "cannot read or write the values"),
+        (Purpose.CLUSTER, True, "cannot verify operators' tokens"),
+    ],
+)
+async def test_a_key_that_is_missing(
+    cluster: Cluster, purpose: Purpose, ready: bool, what: str
+) -> None:
+    """Without `tokens` the node is not ready; any other is a warning. Both name the key's id."""
+    missing = cluster.kek(purpose)
+    cluster.remove_kek(missing)
+    async with cluster.running() as node:
+        status = node.status.status().nodes[0]
+        assert status.ready is ready
+        assert (node.status.ready() == []) is ready
+        assert len(status.warnings) == 1
+        assert missing in status.warnings[0]
+        assert what in status.warnings[0]
+        assert str(cluster.datadir.default_keyring) in status.warnings[0]
+
+
+async def test_a_full_disk_is_a_warning(cluster: Cluster) -> None:
+    """Reads go on, so the node stays ready; writes are refused, and the ballast was given back."""
+    async with cluster.running() as node:
+        node.space.exhausted()
+        assert node.status.ready() == []
+        warnings = node.status.status().nodes[0].warnings
+        assert [text.partition(",")[0] for text in warnings] == [
+            "the disk is full",
+            "the ballast file is not there",
+        ]
+
+
+async def test_a_keyring_inside_the_directory_is_a_warning(cluster: Cluster) -> None:
+    """Whoever copies the directory then has the keys."""
+    inside = cluster.directory / "keys.json"
+    cluster.datadir.default_keyring.rename(inside)
+    config = cluster.datadir.config_file
+    config.write_text(config.read_text() + '\n[keyring]\nfile = "keys.json"\n')
+    if "[keyring]" in config.read_text().replace("\n[keyring]\nfile", ""):
+        text = config.read_text().replace('\n[keyring]\nfile = "keys.json"\n', "")
+        config.write_text(text.replace("[keyring]", '[keyring]\nfile = "keys.json"'))
+    assert load_config(cluster.datadir).keyring.file == inside
+    async with cluster.running() as node:
+        warnings = node.status.status().nodes[0].warnings
+        assert len(warnings) == 1
+        assert "lies inside the data directory" in warnings[0]
+
+
+async def test_a_node_that_stops_is_not_ready(cluster: Cluster) -> None:
+    """A load balancer learns it before the doors close."""
+    async with cluster.running() as node:
+        node.status.draining = True
+        assert node.status.ready() == ["the node is stopping"]
+
+
+async def test_a_writer_without_its_database_is_not_ready(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it cannot be opened again, writes fail, and the node says so."""
+    async with cluster.running() as node:
+        with monkeypatch.context() as patch:
+            patch.setattr(node.writer, "_db", None)
+            assert node.status.ready() == [
+                "the writer cannot open the database; see the node's log"
+            ]
+        assert node.status.ready() == []
+
+
+async def test_a_database_that_cannot_be_read_is_not_ready(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readiness answers, whatever SQLite says."""
+
+    def broken() -> None:
+        raise apsw.IOError("disk I/O error")
+
+    async with cluster.running() as node:
+        monkeypatch.setattr(node.pool, "reading", broken)
+        assert node.status.ready() == ["the database cannot be read; see the node's log"]
