@@ -16,11 +16,11 @@ from petsem.cli.narrowing import Scope
 from petsem.cli.options import AppRef, app_option, pass_run, remote
 from petsem.cli.output import Table, note, show
 from petsem.cli.paging import rows_of
+from petsem.cli.patching import VERSION
 from petsem.cli.run import Run
 from petsem.cli.streams import stdout_is_tty, write_stdout
 from petsem.cli.usage import Command
 from petsem.errors import Code, PetsemError, invalid, not_found
-from petsem.limits import VERSION_MAX
 from petsem.model import check_secret_name
 from petsem.wire.http import (
     Freshness,
@@ -32,7 +32,6 @@ from petsem.wire.http import (
 )
 
 _NAMED_MAX = 6
-_VERSION = click.IntRange(0, VERSION_MAX)
 
 
 @click.command("list", cls=Command)
@@ -57,7 +56,7 @@ def list_command(run: Run, app: AppRef) -> None:
 @click.command("get", cls=Command)
 @click.argument("name", metavar="NAME")
 @app_option
-@click.option("--version", type=_VERSION, metavar="N", help="As it was at this version of the app.")
+@click.option("--version", type=VERSION, metavar="N", help="As it was at this version of the app.")
 @click.option("--machine", metavar="ID", help="Read on behalf of this machine.")
 @click.option("--reveal", is_flag=True, help="Print it although stdout is a terminal.")
 @remote
@@ -122,8 +121,8 @@ def history_command(run: Run, app: AppRef, limit: int) -> None:
 
 
 @click.command("diff", cls=Command)
-@click.argument("old", metavar="V1", type=_VERSION)
-@click.argument("new", metavar="V2", type=_VERSION)
+@click.argument("old", metavar="V1", type=VERSION)
+@click.argument("new", metavar="V2", type=VERSION)
 @app_option
 @remote
 @pass_run

@@ -220,7 +220,7 @@ def test_the_pool_is_safe_between_the_loop_and_a_thread(pool: ReadPool) -> None:
             for _ in range(300):
                 with pool.snapshot() as db:
                     read_position(db)
-        except Exception as e:  # noqa: BLE001
+        except Exception as e:
             broken.append(e)
 
     threads = [threading.Thread(target=use) for _ in range(3)]

@@ -86,16 +86,12 @@ def test_a_reply_is_what_the_schema_says(filtered: bool, not_modified: bool) -> 
     )
 
 
-@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 0x3FFF])
+@pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 300, 16_000])
 def test_a_long_node_name_does_not_break_the_reply(size: int) -> None:
     """The length before a field is one byte or two."""
     freshness = pb.Freshness(node="n" * size)
     fetched = Fetched(2, b"e" * 16, BODY, AT, False, False)
-    try:
-        raw = fetch_reply(fetched, freshness.SerializeToString())
-    except AssertionError:
-        assert freshness.ByteSize() >= 0x4000
-        return
+    raw = fetch_reply(fetched, freshness.SerializeToString())
     assert pb.FetchResponse.FromString(raw).freshness == freshness
 
 

@@ -124,11 +124,11 @@ class Client:
         body: bytes,
         *,
         metadata: tuple[tuple[str, str], ...] = (),
-        timeout: float | None = 10.0,
+        timeout_s: float | None = 10.0,
     ) -> bytes:
         """The serialised reply; raises `Failed`."""
         try:
-            answer = self.channel.unary_unary(path)(body, metadata=metadata, timeout=timeout)
+            answer = self.channel.unary_unary(path)(body, metadata=metadata, timeout=timeout_s)
             return await answer  # type: ignore[no-any-return]
         except grpc.aio.AioRpcError as e:
             raise Failed(e) from None
