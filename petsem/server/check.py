@@ -25,6 +25,7 @@ from petsem.server.database import open_reader
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState
 from petsem.server.findings import Findings, Report, Result
 from petsem.server.keys import Keys
+from petsem.server.schema import refuse_newer
 
 SAMPLE: Final = 1_000
 
@@ -80,6 +81,15 @@ def quick_check(
         if not findings.report().ok:
             break
     return findings.report()
+
+
+def check_start(db: apsw.Connection, datadir: DataDir, identity: NodeIdentity) -> None:
+    """Run the quick check before a start: `conflict` if the database is newer than this program,
+    `corrupt` with the first thing that does not hold."""
+    refuse_newer(db)
+    problems = quick_check(db, identity, datadir.read_state()).problems
+    if problems:
+        raise PetsemError(Code.CORRUPT, f"{problems[0]}; run: petsem check {datadir.path}")
 
 
 def _database(

@@ -12,6 +12,7 @@ from petsem.errors import Code, PetsemError
 from petsem.server.auth import Authenticator
 from petsem.server.bundles import Bundles
 from petsem.server.changes import Changes
+from petsem.server.check import check_start
 from petsem.server.config import Config, load_config
 from petsem.server.database import ReadPool
 from petsem.server.datadir import DataDir, NodeIdentity
@@ -62,6 +63,7 @@ class Node:
         loop = asyncio.get_running_loop()
         self.space.restore()
         db = await loop.run_in_executor(self.helper, self.writer.open)
+        await loop.run_in_executor(self.helper, check_start, db, self.datadir, self.identity)
         begin = partial(open_epoch, db, self.datadir, self.identity.node_id, self.clock.unix_ms())
         try:
             await loop.run_in_executor(self.helper, begin)

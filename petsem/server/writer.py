@@ -264,11 +264,10 @@ class Writer:
         self, db: apsw.Connection, group: list[_Request[Any]], position: Position, now_ms: int
     ) -> None:
         good = [r for r in group if r.error is None]
-        for request in group:
-            if request.error is not None:
-                _fail(request, self._refusal(request.error))
+        bad = [r for r in group if r.error is not None]
         if not good:
             db.execute("ROLLBACK")
+            self._refuse(bad)
             return
         changed: set[Hashable] = set().union(*(r.changed for r in good))
         try:
@@ -278,13 +277,15 @@ class Writer:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             refusal = self._refusal(e)
-            for request in good:
+            for request in group:
                 _fail(request, refusal)
             return
         try:
             await self._on_helper(_commit, db)
         except Exception as e:
             await self._commit_failed(good, position, e)
+            for request in bad:
+                _fail(request, _not_judged())
             return
         self.position = position
         self.commits += 1
@@ -293,6 +294,14 @@ class Writer:
         for request in good:
             if not request.done.done():
                 request.done.set_result(request.outcome)
+        self._refuse(bad)
+
+    def _refuse(self, bad: list[_Request[Any]]) -> None:
+        """Answer those whose jobs failed: after the COMMIT too, because what they were refused for
+        may be what others of their group did."""
+        for request in bad:
+            assert request.error is not None
+            _fail(request, self._refusal(request.error))
 
     async def _finish_all(self, txn: Txn) -> None:
         deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
@@ -411,6 +420,13 @@ def _unknown_outcome() -> PetsemError:
     return PetsemError(
         Code.INDETERMINATE,
         "it is not known whether the write was stored; send it again with the same Idempotency-Key",
+    )
+
+
+def _not_judged() -> PetsemError:
+    return unavailable(
+        "nothing was stored, because other writes at the same time failed; send it again",
+        retry_after_s=1,
     )
 
 

@@ -58,6 +58,8 @@ class App:
         if path == "/started":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        if path == "/unread":
+            await self.go_on.wait()
         if path == "/big":
             await self._answer(send, b"x" * (16 * 1024 * 1024))
             return
@@ -498,6 +500,21 @@ async def test_a_second_request_before_the_answer_is_not_served() -> None:
 
 
 @on_both_loops
+async def test_the_answer_to_a_hasty_client_is_not_cut_short() -> None:
+    """The connection's first deadline ends with its first request, though another came along."""
+    async with open_door() as door:
+        reader, writer = await door.connect()
+        writer.write(GET % b"slow" + GET % b"two")
+        await _until(lambda: door.app.bodies)
+        (connection,) = door.server.server_state.connections
+        assert isinstance(connection, GuardedHttpProtocol)
+        assert connection._deadline is None
+        door.app.go_on.set()
+        async with asyncio.timeout(FAILSAFE_S):
+            assert (await _all(reader, writer)).endswith(b"0 bytes")
+
+
+@on_both_loops
 async def test_thousands_of_requests_in_one_packet_cost_one() -> None:
     """No queue grows from what a client sends ahead."""
     async with open_door() as door:
@@ -722,6 +739,39 @@ async def test_a_client_that_reads_slowly_but_reads_is_served() -> None:
         assert connection._write_deadline is None
         assert not connection.flow.write_paused
         writer.close()
+
+
+@on_both_loops
+async def test_an_idle_connection_with_an_unread_answer_is_closed_too() -> None:
+    """The keep-alive timer does not wait for a client that reads nothing."""
+    async with open_door(keep_alive_s=0) as door:
+        _, writer = await door.connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await _until(lambda: door.connections == 1)
+        (connection,) = door.server.server_state.connections
+        assert isinstance(connection, GuardedHttpProtocol)
+        connection.transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+        writer.write(GET % b"big")
+        await _until(lambda: door.connections == 0)
+        writer.transport.abort()
+
+
+@on_both_loops
+async def test_a_refused_upload_is_read_though_the_application_did_not_read_it() -> None:
+    """So that the client, still busy sending, gets to read why it was refused."""
+    size = 1024 * 1024
+    async with open_door(HttpLimits(body_deadline_s=0.2)) as door:
+        reader, writer = await door.connect()
+        async with asyncio.timeout(FAILSAFE_S):
+            writer.write(post(b"Content-Length: %d\r\n" % (2 * size), b"a" * size, b"/unread"))
+            await _until(lambda: door.app.seen)
+            (connection,) = door.server.server_state.connections
+            assert isinstance(connection, GuardedHttpProtocol)
+            await _until(lambda: connection.flow.read_paused)
+            await _until(lambda: connection._deaf)
+            writer.write(b"a" * size)
+            await writer.drain()
+            assert refusal(await _all(reader, writer))[0] == 408
 
 
 # Answers that began before the body ended

@@ -17,10 +17,12 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 T = TypeVar("T")
 
 PETSEM: Final = (sys.executable, "-c", "from petsem.cli.main import main; main()")
-"""The command line, of whatever source tree comes first for this interpreter."""
+"""The command line."""
 SERVE: Final = (*PETSEM, "serve")
 START_WITHIN_S: Final = 30.0
 STOP_WITHIN_S: Final = 30.0
+_ROOT: Final = Path(__file__).parents[2]
+"""Where nodes and commands run, so that they are of the same tree as the tests."""
 
 
 class Ran(NamedTuple):
@@ -38,15 +40,14 @@ def clean_environ(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-def run(
-    *arguments: str | Path, stdin: bytes = b"", timeout_s: float = 60, **environ: str
-) -> Ran:
+def run(*arguments: str | Path, stdin: bytes = b"", timeout_s: float = 60, **environ: str) -> Ran:
     """One `petsem` command, from start to end. Its stdin is a pipe."""
     done = subprocess.run(
         [*PETSEM, *map(str, arguments)],
         input=stdin,
         capture_output=True,
         env=clean_environ(**environ),
+        cwd=_ROOT,
         timeout=timeout_s,
         check=False,
     )
@@ -199,6 +200,7 @@ class Daemon:
                 stdout=sink,
                 stderr=sink,
                 env=self._environ,
+                cwd=_ROOT,
             )
         return self._child
 

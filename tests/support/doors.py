@@ -217,7 +217,7 @@ class Doors:
 def grpc_error(error: grpc.RpcError) -> Reply:
     """What a failed call over gRPC says."""
     status: grpc.StatusCode = error.code()
-    metadata = {key: value for key, value in error.trailing_metadata() or ()}
+    metadata = dict(error.trailing_metadata() or ())
     packed = metadata.get(STATUS_KEY)
     detail = None if packed is None else decode_status(packed)
     return Reply(

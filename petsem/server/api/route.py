@@ -84,8 +84,8 @@ def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHan
 
     To Litestar the answer is an ASGI application, which it calls with the request. Its own parsing
     of parameters and building of responses cost as much again as its routing, and refuse less:
-    they quote input, and keep the last of two equal keys. (Its ASGI handlers would be cheaper yet,
-    but do not find their path parameters.)
+    they quote input, and keep the last of two equal keys. (Its ASGI handlers, which would do even
+    less, cannot have parameters in their path: 2.25.0 raises KeyError.)
     """
     rule = route.rule
     meter = metrics.meter(route.label)

@@ -74,7 +74,7 @@ class GrpcServer:
 
 async def start_grpc(node: Node) -> GrpcServer:
     """Listen where the node's configuration says; `unavailable` if the address is not to be had."""
-    handlers = Handlers(node.clock)
+    handlers = Handlers(node.clock, node.config.limits.grpc_concurrent_rpcs)
     methods = Methods(node)
     # The services bound these streams themselves.
     streams, open_streams = Streams(), Streams(OPEN_STREAMS_MAX)
@@ -87,9 +87,7 @@ async def start_grpc(node: Node) -> GrpcServer:
     handlers.add_stream(health.stream, anybody, open_streams)
     for exchange in Reflection(node, (*SERVICES, HEALTH)).exchanges:
         handlers.add_exchange(exchange, caller_of, open_streams)
-    server = grpc.aio.server(
-        options=OPTIONS, maximum_concurrent_rpcs=node.config.limits.grpc_concurrent_rpcs
-    )
+    server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((handlers,))
     port = _bind(server, node.config.grpc)
     await server.start()

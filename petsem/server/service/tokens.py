@@ -1,9 +1,8 @@
 """Minting, revoking and listing tokens, and rotating root keys.
 
-Guarantees: a token never holds more authority than the one that asked for it: each action asked
-for is one that the asker's own token clears, every first-party caveat of the asker but `time` and
-`user` is inherited, and revoking the asker's token ends the new one. What is stored of a token is
-never enough to use it; a repeated mint derives the same token again from its row.
+Guarantees: revoking a token ends what was minted on its authority. What is stored of a token is
+never enough to use it; a repeated mint derives the same token again from its row. What a new token
+may be is for `minting` to say.
 """
 
 from __future__ import annotations
@@ -18,25 +17,21 @@ from petsem import limits
 from petsem.clock import rfc3339
 from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import random_id
-from petsem.errors import Code, Detail, PetsemError, invalid, not_found
-from petsem.model import Kind, Position, check_org
-from petsem.server.auth import Authenticator, Names, Principal
+from petsem.errors import Code, PetsemError, invalid, not_found
+from petsem.model import Kind, Position
+from petsem.server.auth import Authenticator, Principal
 from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
 from petsem.server.keys import CLUSTER, Keys, Owner
-from petsem.server.policy import Rule, within_org_authority
-from petsem.server.service.kinds import LIFE_MAX_S, kind_for
+from petsem.server.service.kinds import kind_for
+from petsem.server.service.minting import caveats_for, check_label, expiry_ms
 from petsem.server.service.writes import Call, Writes, durability, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
 from petsem.server.store.tokens import TokenRow
 from petsem.server.writer import Txn
-from petsem.tokens.caveats import actions_of, expiry_of, inherited_of, values_of
-from petsem.tokens.grammar import Predicate, parse_predicate, parse_predicates
-from petsem.tokens.identifier import IDENTIFIER_BYTES, Identifier
-from petsem.tokens.macaroon import LOCATION, SIGNATURE_BYTES, Caveat, Macaroon
+from petsem.tokens.identifier import Identifier
 from petsem.tokens.mint import ROOT_SECRET_BYTES, mint
-from petsem.tokens.reasons import Reason, TokenRefused
 from petsem.tokens.text import encode_token
 from petsem.wire import http
 
@@ -80,8 +75,8 @@ class Tokens:
     async def mint(self, principal: Principal, call: Call, body: http.Mint) -> http.Minted:
         """A new token on the principal's authority."""
         kind = kind_for(body.kind, body.org)
-        label = _check_label(body.label)
-        caveats = self._caveats(principal, body)
+        label = check_label(body.label)
+        caveats = caveats_for(self._auth, principal, body)
         written = msgspec.json.encode([str(p) for p in caveats])
         # Whoever repeats the call with a narrower token of the same id would mint another token,
         # so he does not get this one.
@@ -89,7 +84,7 @@ class Tokens:
 
         def job(txn: Txn) -> _MintedRow:
             org = None if body.org is None else orgs.get_org(txn.db, body.org).id
-            expires_at = _expiry(caveats, kind, txn.now_ms)
+            expires_at = expiry_ms(caveats, kind, txn.now_ms)
             asker = principal.token
             if asker.depth >= limits.TOKEN_CHAIN_MAX:
                 raise invalid(
@@ -126,46 +121,6 @@ class Tokens:
         )
         with self._pool.snapshot() as db:
             return self._derive(db, bytes.fromhex(done.nonce), position)
-
-    def _caveats(self, principal: Principal, body: http.Mint) -> tuple[Predicate, ...]:
-        """The caveats of the new token: its org, those asked for, and the asker's."""
-        asked = parse_predicates(body.caveats)
-        actions = actions_of(asked)
-        if not actions:
-            raise invalid("a token needs an action caveat, such as 'action = secrets:read'")
-        if expiry_of(asked) is None:
-            raise invalid("a token needs a time caveat, such as 'time < 2027-01-01T00:00:00Z'")
-        own = values_of(asked, "org")
-        if body.org is not None and own is not None and own != {body.org}:
-            raise invalid("the org caveat comes from the field org; leave it out of caveats")
-        self._require_actions(principal, body.org, actions)
-        inherited = parse_predicates(
-            inherited_of(filter(None, map(parse_predicate, principal.token.caveats)))
-        )
-        first = () if body.org is None else parse_predicates([f"org = {check_org(body.org)}"])
-        caveats = tuple(dict.fromkeys((*first, *asked, *inherited)))
-        _require_size(caveats)
-        return caveats
-
-    def _require_actions(
-        self, principal: Principal, org: str | None, actions: frozenset[str]
-    ) -> None:
-        """Each action must be one that the asker's own token clears, and the key's to give."""
-        for action in sorted(actions):
-            if org is not None and not within_org_authority(action):
-                raise PetsemError(
-                    Code.DENIED,
-                    f"an org's token cannot hold {action}; mint it without an org",
-                    Detail(reason=Reason.CAVEAT.value),
-                )
-            try:
-                self._auth.clear(principal.token, Rule(action), Names(org), principal.ip)
-            except TokenRefused as refused:
-                raise PetsemError(
-                    Code.DENIED,
-                    f"your token does not hold {action}, so it cannot pass it on",
-                    Detail(reason=refused.reason.value, caveat=refused.caveat),
-                ) from None
 
     def _derive(self, db: apsw.Connection, nonce: bytes, position: Position) -> http.Minted:
         """The token of an issued row: the same bytes each time."""
@@ -264,31 +219,6 @@ def _owner_of(db: apsw.Connection, org_id: int) -> Owner:
     if row is None:
         raise not_found("the token's org is gone")
     return row.tokens_owner
-
-
-def _require_size(caveats: tuple[Predicate, ...]) -> None:
-    """Refuse what could be issued and then not be written as a token."""
-    if len(caveats) > limits.CAVEATS_MAX:
-        raise invalid(f"a token has at most {limits.CAVEATS_MAX} caveats, inherited ones included")
-    parts = tuple(Caveat(str(predicate).encode("ascii")) for predicate in caveats)
-    encode_token(Macaroon(LOCATION, bytes(IDENTIFIER_BYTES), parts, bytes(SIGNATURE_BYTES)))
-
-
-def _expiry(caveats: tuple[Predicate, ...], kind: Kind, now_ms: int) -> int:
-    expires_s = expiry_of(caveats)
-    assert expires_s is not None
-    if expires_s * 1000 <= now_ms:
-        raise invalid("the token would have expired already; give a later time")
-    if expires_s * 1000 > now_ms + LIFE_MAX_S[kind] * 1000:
-        days = LIFE_MAX_S[kind] / 86400
-        raise invalid(f"a token of kind {kind.text} lives at most {days:g} days")
-    return expires_s * 1000
-
-
-def _check_label(label: str | None) -> str | None:
-    if label is not None and not (0 < len(label) <= limits.LABEL_MAX_CHARS and label.isprintable()):
-        raise invalid(f"a label is 1 to {limits.LABEL_MAX_CHARS} printable characters")
-    return label
 
 
 def _check_id(token_id: str) -> bytes:

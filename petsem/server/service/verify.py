@@ -190,7 +190,8 @@ def _resumable(
 
     One transaction can revoke many tokens, so only the last of them stands for its position.
     """
-    for row, following in zip(found, [*found[1:], None], strict=True):
+    # Not strict: where nothing was found there is one more in the second.
+    for row, following in zip(found, [*found[1:], None], strict=False):
         at = Position(row.epoch, row.txid)
         if following is None or (following.epoch, following.txid) != (row.epoch, row.txid):
             before = at

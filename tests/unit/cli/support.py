@@ -53,6 +53,25 @@ def answer(body: Any, status: int = 200, **headers: str) -> httpx.Response:
     return httpx.Response(status, json=body, headers=headers)
 
 
+def listed(*names: str, version: int = 3, filtered: bool = False) -> dict[str, Any]:
+    """A listing of those names."""
+    return {
+        "version": version,
+        "secrets": [
+            {
+                "name": name,
+                "version": 1,
+                "digest": "0a" * 16,
+                "updated_at": "2027-01-15T08:00:00Z",
+                "updated_by": {"subject": "deploy:1", "token_id": "00" * 16},
+            }
+            for name in names
+        ],
+        "filtered": filtered,
+        "freshness": FRESHNESS,
+    }
+
+
 def problem(status: int, code: str, message: str = "it did not work", **details: Any) -> Handler:
     """A handler that answers with an error."""
     body = {"code": code, "message": message, "details": details}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.unit.cli.support import APP, FRESHNESS, Node, answer, run
-from tests.unit.cli.test_secrets_write import listed
+from tests.unit.cli.support import APP, FRESHNESS, Node, answer, listed, run
 
 VALUES = f"GET {APP}/secrets/values"
 

@@ -61,7 +61,7 @@ async def test_every_refusal(api: Api) -> None:
             "empty": "",
             "nonsense": "nonsense",
             "cut short": good[:-1],
-            "altered": good[:-8] + "x" + good[-7:],
+            "altered": good[:-8] + ("A" if good[-8] != "A" else "B") + good[-7:],
             "another action": await api.mint("action = x:y", org=org),
             "expired": narrowed(good, "time < 2020-01-01T00:00:00Z"),
             "too early": narrowed(good, "time >= 2200-01-01T00:00:00Z"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from petsem.errors import Code, PetsemError
 from petsem.limits import HTTP_BODY_MAX_BYTES, VERIFY_BATCH_MAX
+from petsem.server.rpc.connect import connect_app
+from petsem.server.service import boot
 from petsem.wire import petsem_pb2 as pb
 from tests.unit.server.rpc.world import (
     FETCH,
@@ -130,8 +133,8 @@ async def test_a_fence_not_reached_is_told_with_both_positions(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a client knows whether another node, or patience, will help."""
-    monkeypatch.setattr("petsem.server.service.waiting.WAIT_S", 0.0)
-    monkeypatch.setattr("petsem.server.service.waiting.until_fresh.__defaults__", (0.0,))
+    impatient = functools.partial(boot.until_fresh, wait_s=0.0)
+    monkeypatch.setattr(boot, "until_fresh", impatient)
     body = asked(min_version=9).SerializeToString()
     status, code, detail = _error(await post(world, FETCH, body, token=await world.token()))
     assert (status, code) == (400, "failed_precondition")
@@ -213,13 +216,13 @@ async def test_a_header_that_counts_may_be_there_once(world: World, name: bytes)
 
 
 @pytest.mark.parametrize(
-    ("timeout", "wanted"),
+    ("deadline", "wanted"),
     [
         (b"10000", 200), (b"0000000001", 504), (b"0", 504), (b"-1", 400), (b"1.5", 400),
         (b"", 400), (b"12345678901", 400), (b"\xb2", 400),
     ],
 )  # fmt: skip
-async def test_the_caller_s_deadline(world: World, timeout: bytes, wanted: int) -> None:
+async def test_the_caller_s_deadline(world: World, deadline: bytes, wanted: int) -> None:
     """Kept to while a fetch waits for a version; a number that is none is refused."""
     ahead = 9 if wanted == 504 else 0
     answer = await post(
@@ -227,7 +230,7 @@ async def test_the_caller_s_deadline(world: World, timeout: bytes, wanted: int) 
         FETCH,
         asked(min_version=ahead).SerializeToString(),
         token=await world.token(),
-        headers=((b"connect-timeout-ms", timeout),),
+        headers=((b"connect-timeout-ms", deadline),),
     )
     assert answer.status == wanted
     if wanted == 504:
@@ -295,8 +298,6 @@ async def test_when_to_try_again(
 
 async def test_a_client_that_hangs_up_is_not_answered(world: World) -> None:
     """There is nobody left to hear it."""
-    from petsem.server.rpc.connect import connect_app
-
     sent: list[object] = []
 
     async def receive() -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -174,6 +175,13 @@ class Stream:
         except grpc.aio.AioRpcError as e:
             return Failed(e)
         raise AssertionError("the stream ended in order")
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Let the loop run until something holds, which must be soon."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)
 
 
 def bearer_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
