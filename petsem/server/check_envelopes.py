@@ -23,6 +23,7 @@ from petsem.server import sql
 from petsem.server.bundles import ETAG_BYTES, Bundles
 from petsem.server.findings import Findings, Result
 from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.rewrapping import data_keys
 from petsem.server.store import keyring, orgs, sampling, sealed, secrets
 
 _PAGE: Final = 500
@@ -64,7 +65,7 @@ class EnvelopeCheck:
                     self._findings.add(
                         name,
                         Result.SKIPPED,
-                        f"the {purpose} key {kek_id.hex()}, which wraps {wraps:,} data keys, is "
+                        f"the {purpose} key {kek_id.hex()}, which wraps {data_keys(wraps)}, is "
                         "not in the keyring",
                     )
         if not lacking:

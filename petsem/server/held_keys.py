@@ -63,7 +63,7 @@ class HeldKeys:
             self.last_error = None
             if keyring != self._keys.keyring:
                 self._keys.replace(keyring)
-                log.info("keyring_reloaded", keys=len(keyring.keys()))
+                log.info("keyring_reloaded", held=len(keyring.keys()))
             await self.introduce()
             return True
 

@@ -24,6 +24,7 @@ import uvicorn
 import uvloop
 
 from petsem import __version__
+from petsem.errors import unavailable
 from petsem.server.api.app import create_app
 from petsem.server.config import HttpConfig, check_binds, load_config
 from petsem.server.datadir import DataDir
@@ -157,6 +158,17 @@ def _route(api: Any, connect: Any) -> Any:
 
 def _listen(http: HttpConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in http.bind.host else socket.AF_INET
-    listener = socket.create_server((http.bind.host, http.bind.port), family=family, backlog=1024)
+    try:
+        listener = socket.create_server(
+            (http.bind.host, http.bind.port),
+            family=family,
+            backlog=1024,
+            dualstack_ipv6=http.bind.host == "::",
+        )
+    except OSError as error:
+        raise unavailable(
+            f"the HTTP port {http.bind} cannot be opened ({os.strerror(error.errno or 0)}); "
+            "is another process listening there?"
+        ) from error
     listener.setblocking(False)
     return listener

@@ -15,6 +15,7 @@ from typing import Final
 
 import apsw
 
+from petsem.server.rewrapping import data_keys
 from petsem.server.store import keyring as rows
 from petsem.server.store import sealed
 from petsem.server.store.keyring import DataKeyRow
@@ -68,17 +69,13 @@ def explain(db: apsw.Connection, only: int | None) -> str:
             "data keys go by themselves"
         )
     if damaged:
-        parts.append(f"kept for root keys or a CA key that are damaged: {_keys(damaged)}")
+        parts.append(f"kept for root keys or a CA key that are damaged: {data_keys(damaged)}")
     if waiting:
         parts.append(
             f"kept for up to 24 hours, for requests that came with an Idempotency-Key: "
-            f"{_keys(waiting)} (rewrap wraps such keys anew like any other)"
+            f"{data_keys(waiting)} (rewrap wraps such keys anew like any other)"
         )
     return "; ".join(parts)
-
-
-def _keys(count: int) -> str:
-    return "an old data key" if count == 1 else f"{count:,} old data keys"
 
 
 @dataclass(slots=True)

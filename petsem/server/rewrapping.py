@@ -92,13 +92,18 @@ def explain(db: apsw.Connection, keys: Keys) -> str:
             else:
                 damaged.append(row.label)
     parts = [
-        f"{count} data keys are wrapped by the {purpose} key {kek.hex()}, which this node lacks"
+        f"the {purpose} key {kek.hex()}, which this node lacks, wraps {data_keys(count)}"
         for (purpose, kek), count in lacking.items()
     ]
     if damaged:
         more = " and others" if len(damaged) > _NAMED_MAX else ""
         parts.append(f"damaged and left as they are: {', '.join(damaged[:_NAMED_MAX])}{more}")
     return "; ".join(parts)
+
+
+def data_keys(count: int) -> str:
+    """`1 data key`, `2 data keys`."""
+    return "1 data key" if count == 1 else f"{count:,} data keys"
 
 
 def _rewrap(db: apsw.Connection, keys: Keys, kek: Key, row: DataKeyRow) -> None:

@@ -110,7 +110,10 @@ class Writer:
 
     def open(self) -> apsw.Connection:
         """A writing connection of this writer's kind, for the work before `start`."""
-        return open_writer(self._path, vfs=self._vfs)
+        db = open_writer(self._path, vfs=self._vfs)
+        # A lock that somebody else holds is waited for between tries, not on the loop.
+        db.set_busy_timeout(0)
+        return db
 
     async def start(self, db: apsw.Connection) -> None:
         """Take over `db`, already migrated and in its epoch, and begin to serve."""

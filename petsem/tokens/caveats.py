@@ -143,7 +143,11 @@ def _within(values: tuple[str, ...], value: str) -> bool:
 
 
 def _refusal(reason: Reason, cid: bytes) -> TokenRefused:
-    return TokenRefused(reason, caveat=caveat_text(cid))
+    text = caveat_text(cid)
+    message = (
+        f"the token's caveat '{text}' does not allow this" if reason is Reason.CAVEAT else None
+    )
+    return TokenRefused(reason, message, caveat=text)
 
 
 def values_of(predicates: Iterable[Predicate], key: str) -> frozenset[str] | None:

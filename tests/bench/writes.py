@@ -25,15 +25,19 @@ def run() -> None:
         with processes.node(made.directory) as node, processes.bare("litestar") as bare:
             token = _prepare(node, made.operator)
             rates: dict[str, list[float]] = {"bare Litestar": [], "Petsem": []}
+            spent: dict[str, list[float]] = {"bare Litestar": [], "Petsem": []}
             for turn in range(_ROUNDS + 1):
-                for kind, port in (("bare Litestar", bare.http), ("Petsem", node.http)):
-                    rate = asyncio.run(_round(port, token))
+                for kind, process in (("bare Litestar", bare), ("Petsem", node)):
+                    before = process.cpu_s()
+                    rate = asyncio.run(_round(process.http, token))
                     if turn:
                         rates[kind].append(rate)
+                        spent[kind].append((process.cpu_s() - before) / _WRITES * 1e6)
         for kind, figures in rates.items():
             print(
                 f"{kind:<14} {statistics.median(figures):7.0f} writes/s"
-                f"  (min {min(figures):.0f}, max {max(figures):.0f})"
+                f"  (min {min(figures):.0f}, max {max(figures):.0f});"
+                f" {statistics.median(spent[kind]):.0f} µs of the server's CPU a write"
             )
         pairs = zip(rates["Petsem"], rates["bare Litestar"], strict=True)
         ratio = statistics.median(ours / theirs for ours, theirs in pairs)

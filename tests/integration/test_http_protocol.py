@@ -759,8 +759,10 @@ async def test_an_idle_connection_with_an_unread_answer_is_closed_too() -> None:
 @on_both_loops
 async def test_a_refused_upload_is_read_though_the_application_did_not_read_it() -> None:
     """So that the client, still busy sending, gets to read why it was refused."""
-    size = 1024 * 1024
-    async with open_door(HttpLimits(body_deadline_s=0.2)) as door:
+    # More than the sockets' own buffers take.
+    size = 12 * 1024 * 1024
+    limits = HttpLimits(body_deadline_s=0.2, body_max_bytes=4 * size)
+    async with open_door(limits) as door:
         reader, writer = await door.connect()
         async with asyncio.timeout(FAILSAFE_S):
             writer.write(post(b"Content-Length: %d\r\n" % (2 * size), b"a" * size, b"/unread"))

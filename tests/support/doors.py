@@ -32,6 +32,9 @@ REPLIES: Final[Mapping[str, type[Message]]] = {
 }
 
 
+STREAMS: Final = frozenset({"/petsem.v1.Secrets/Watch", "/petsem.v1.Tokens/WatchRevocations"})
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer over HTTP. `error` is None of an answer that is no error."""
@@ -149,25 +152,42 @@ class Doors:
 
     # gRPC and Connect
 
-    def rpc(self, path: str, message: Message, *, token: str | None = "") -> Reply:
+    def rpc(
+        self,
+        path: str,
+        message: Message,
+        *,
+        token: str | None = "",
+        timeout_s: float = ANSWER_WITHIN_S,
+    ) -> Reply:
         """One call over gRPC. Of a stream, the first message."""
-        metadata = () if token is None else (("authorization", f"Bearer {token or self.operator}"),)
-        stream = path.endswith(("/Watch", "/WatchRevocations"))
-        kind = REPLIES[path]
         try:
-            if not stream:
-                raw = self.channel.unary_unary(path, None, None)(
-                    message.SerializeToString(), metadata=metadata, timeout=ANSWER_WITHIN_S
-                )
+            if path in STREAMS:
+                stream = self.stream(path, message, token=token, timeout_s=timeout_s)
+                raw = next(stream)
+                stream.cancel()
             else:
-                call = self.channel.unary_stream(path, None, None)(
-                    message.SerializeToString(), metadata=metadata, timeout=ANSWER_WITHIN_S
-                )
-                raw = next(iter(call))
-                call.cancel()
+                call: Any = self.channel.unary_unary(path, None, None)
+                metadata = self._metadata(token)
+                raw = call(message.SerializeToString(), metadata=metadata, timeout=timeout_s)
         except grpc.RpcError as error:
             return grpc_error(error)
-        return Reply("OK", kind.FromString(raw), raw=raw)
+        return Reply("OK", REPLIES[path].FromString(raw), raw=raw)
+
+    def stream(
+        self,
+        path: str,
+        message: Message,
+        *,
+        token: str | None = "",
+        timeout_s: float = ANSWER_WITHIN_S,
+    ) -> Any:
+        """An open stream over gRPC: an iterator of bytes that can be cancelled."""
+        call: Any = self.channel.unary_stream(path, None, None)
+        return call(message.SerializeToString(), metadata=self._metadata(token), timeout=timeout_s)
+
+    def _metadata(self, token: str | None) -> tuple[tuple[str, str], ...]:
+        return () if token is None else (("authorization", f"Bearer {token or self.operator}"),)
 
     def connect(
         self,

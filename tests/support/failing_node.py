@@ -112,14 +112,14 @@ class _OrderedVfs(FailingVfs):
         return self._order
 
 
-def _tell_free_space_from(path: Path) -> None:
+def _tell_free_space_from(said: Path) -> None:
     """Have the system's answer about free space say what the file says, if it is there."""
     ask = os.statvfs
 
-    def statvfs(of: Any) -> Any:
-        true = ask(of)
+    def statvfs(path: int | str | bytes | os.PathLike[Any]) -> os.statvfs_result:
+        true = ask(path)
         with suppress(FileNotFoundError):
-            blocks = int(path.read_text()) // true.f_frsize
+            blocks = int(said.read_text()) // true.f_frsize
             return os.statvfs_result((*true[:4], blocks, *true[5:]))
         return true
 

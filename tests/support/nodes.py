@@ -6,14 +6,14 @@ that its route has, as the doors do; the default is the operator's.
 
 from __future__ import annotations
 
+import base64
 import json
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
-
-import apsw
 
 from petsem.clock import ManualClock, rfc3339
 from petsem.crypto.envelope import Record
@@ -274,6 +274,14 @@ class Running:
 
         await self.node.writer.submit(job)
 
+    def on_disk(self) -> bytes:
+        """Every byte of the database and its WAL. Another process reads them, because closing a
+        file here would drop this one's locks on it."""
+        paths = [
+            path for path in self.site.directory.glob("petsem.db*") if path.suffix != ".db-shm"
+        ]
+        return subprocess.run(["cat", *paths], check=True, capture_output=True).stdout
+
 
 @asynccontextmanager
 async def running(
@@ -311,16 +319,6 @@ def refusal(error: PetsemError) -> tuple[Code, str | None, str | None]:
     return error.code, error.detail.reason, error.detail.caveat
 
 
-def files_of(db: apsw.Connection) -> bytes:
-    """Every byte of a database and its WAL, read through SQLite's own file handles."""
-    name = db.filename
-    found = b""
-    for suffix in ("", "-wal"):
-        path = Path(name + suffix)
-        found += b"" if not path.exists() else path.read_bytes()
-    return found
-
-
 def outcome(call: Callable[[], T]) -> T | tuple[Code, str | None, str | None]:
     """What a call returns, or its refusal."""
     try:
@@ -332,8 +330,6 @@ def outcome(call: Callable[[], T]) -> T | tuple[Code, str | None, str | None]:
 def _value(value: str | bytes) -> http.Value:
     if isinstance(value, str):
         return value
-    import base64
-
     return http.Base64Value(base64=base64.b64encode(value).decode())
 
 

@@ -46,6 +46,12 @@ class Page(_Query, frozen=True):
     limit: _Limit = limits.PAGE_MAX_ROWS
 
 
+class ListQuery(_Query, frozen=True):
+    """Which version's names."""
+
+    version: Annotated[_Version, Meta(description="the current one if left out")] | None = None
+
+
 class VersionPage(_Query, frozen=True):
     """A listing of versions, newest first."""
 

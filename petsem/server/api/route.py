@@ -112,7 +112,10 @@ async def _answer(
     route: Route, node: Node, rule: Rule | None, scope: HTTPScope, receive: Receive
 ) -> Reply:
     try:
-        answer = await route.handle(Ask(node, rule, scope, receive))
+        ask = Ask(node, rule, scope, receive)
+        if scope["query_string"] and route.query is NoQuery:
+            ask.query(NoQuery)
+        answer = await route.handle(ask)
     except PetsemError as e:
         return error_reply(e, node.clock.unix_ms())
     except Exception as e:

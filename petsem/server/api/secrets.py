@@ -13,7 +13,7 @@ from petsem.server import policy
 from petsem.server.api import examples
 from petsem.server.api.ask import Ask
 from petsem.server.api.diff_rate import DiffRate
-from petsem.server.api.queries import ValuesQuery, VersionPage
+from petsem.server.api.queries import ListQuery, ValuesQuery, VersionPage
 from petsem.server.api.route import Handler, Route
 from petsem.server.api.tenants import APP
 from petsem.server.auth import Names, Principal, Verified
@@ -27,7 +27,7 @@ SECRETS: Final = APP + "/secrets"
 async def _list(ask: Ask) -> http.SecretList:
     org, app = ask.org, ask.app
     principal = ask.authorize(Names(org, app, filterable=True))
-    return ask.node.secrets.list(principal, org, app)
+    return ask.node.secrets.list(principal, org, app, ask.query(ListQuery).version)
 
 
 async def _patch(ask: Ask) -> http.SecretsPatched:
@@ -132,6 +132,7 @@ def routes(rate: DiffRate) -> tuple[Route, ...]:
             "With a `secret` caveat on the token the answer has the matching names only, and says "
             "so in `filtered`.",
             names="org, app, secret",
+            query=ListQuery,
             reply=http.SecretList,
             examples=(("two secrets", examples.SECRET_LIST),),
             fails=(Code.NOT_FOUND,),

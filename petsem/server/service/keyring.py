@@ -25,6 +25,7 @@ from petsem.server.database import ReadPool
 from petsem.server.held_keys import HeldKeys
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
+from petsem.server.rewrapping import data_keys
 from petsem.server.service.data_keys import DataKeys
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import keyring as rows
@@ -113,7 +114,7 @@ class KeyringService:
             wraps = rows.count_wrapped(txn.db, kek.purpose, kek.id)
             if wraps:
                 raise conflict(
-                    f"{key_id} still wraps {wraps} data keys; run 'petsem keyring rewrap' first"
+                    f"{key_id} still wraps {data_keys(wraps)}; run 'petsem keyring rewrap' first"
                 )
             rows.add_waiting(txn.db, kek.purpose, kek.id)
             rows.set_state(txn.db, kek, "retired")

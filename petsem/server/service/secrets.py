@@ -254,15 +254,21 @@ class Secrets:
             destroyed.append(http.DestroyedSecret(name=name, versions=sorted(since)))
         return _Destroyed(version, destroyed)
 
-    def list(self, principal: Principal, org: str, app: str) -> http.SecretList:
-        """Names, versions, digests and who set them; never a value."""
+    def list(
+        self, principal: Principal, org: str, app: str, version: int | None = None
+    ) -> http.SecretList:
+        """Names, versions, digests and who set them, now or in a `version`; never a value."""
         with self._pool.snapshot() as db:
             _, app_row = orgs.get_app(db, org, app)
-            listed = rows.listing(db, app_row.id)
+            if version is None:
+                version = app_row.version
+            if version > app_row.version:
+                raise not_found(f"{org}/{app} has no version {version} yet")
+            listed = rows.listing(db, app_row.id, version)
             position = read_position(db)
         seen = [row for row in listed if _admits(principal.filter, row.name)]
         return http.SecretList(
-            version=app_row.version,
+            version=version,
             secrets=[
                 http.SecretInfo(
                     name=row.name,

@@ -79,14 +79,15 @@ def at_version(db: apsw.Connection, app_id: int, version: int) -> list[SecretRow
     return [SecretRow(*row) for row in found]
 
 
-def listing(db: apsw.Connection, app_id: int) -> list[ListedRow]:
-    """Current names with what a listing shows, by name."""
+def listing(db: apsw.Connection, app_id: int, version: int) -> list[ListedRow]:
+    """The names of one version with what a listing shows, by name."""
     found = sql.rows(
         db,
         "SELECT s.name, s.since, s.digest, v.created_at, v.subject, v.token FROM secrets s"
         " JOIN versions v ON v.app = s.app AND v.version = s.since"
-        " WHERE s.app = ? AND s.until IS NULL ORDER BY s.name",
-        (app_id,),
+        " WHERE s.app = ?1 AND s.since <= ?2 AND (s.until IS NULL OR s.until > ?2)"
+        " ORDER BY s.name",
+        (app_id, version),
     )
     return [ListedRow(*row) for row in found]
 

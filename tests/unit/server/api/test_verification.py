@@ -38,7 +38,7 @@ async def test_verify(api: Api) -> None:
         "allowed": False,
         "reason": "CAVEAT",
         "caveat": "app = web",
-        "message": "a caveat of the token does not allow this",
+        "message": "the token's caveat 'app = web' does not allow this",
     }
     nonsense = await _ask(api, "verify", "nonsense")
     assert (nonsense["allowed"], nonsense["reason"]) == (False, "MALFORMED")

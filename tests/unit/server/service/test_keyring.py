@@ -119,7 +119,7 @@ async def test_refuses_to_retire_a_key_that_wraps_what_is_deleted_softly(cluster
         await node.orgs.delete_app(cluster.operator, call(), "acme", "web", False)
         old, new = cluster.kek(Purpose.SECRETS), cluster.add_kek(Purpose.SECRETS)
         await node.keyring.promote(cluster.operator, call(), new, False)
-        with pytest.raises(PetsemError, match="still wraps 1 data keys; run 'petsem keyring rew"):
+        with pytest.raises(PetsemError, match="still wraps 1 data key; run 'petsem keyring rew"):
             await node.keyring.retire(cluster.operator, call(), old)
 
 

@@ -97,10 +97,7 @@ async def test_a_keyring_inside_the_directory_is_a_warning(cluster: Cluster) -> 
     inside = cluster.directory / "keys.json"
     cluster.datadir.default_keyring.rename(inside)
     config = cluster.datadir.config_file
-    config.write_text(config.read_text() + '\n[keyring]\nfile = "keys.json"\n')
-    if "[keyring]" in config.read_text().replace("\n[keyring]\nfile", ""):
-        text = config.read_text().replace('\n[keyring]\nfile = "keys.json"\n', "")
-        config.write_text(text.replace("[keyring]", '[keyring]\nfile = "keys.json"'))
+    config.write_text(config.read_text().replace("[keyring]", '[keyring]\nfile = "keys.json"'))
     assert load_config(cluster.datadir).keyring.file == inside
     async with cluster.running() as node:
         warnings = node.status.status().nodes[0].warnings

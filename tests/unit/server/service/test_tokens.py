@@ -106,7 +106,9 @@ async def test_the_natural_kinds(node: Running) -> None:
     """Without an org the cluster's key signs an operator's token, with one an org's."""
     operator = await node.mint("action = orgs:admin", org=None)
     org = await node.mint("action = secrets:read")
-    assert [Identifier.parse(parse_token(t.token).root.identifier).kind for t in (operator, org)] == [
+    assert [
+        Identifier.parse(parse_token(t.token).root.identifier).kind for t in (operator, org)
+    ] == [
         Kind.OPERATOR,
         Kind.ORG,
     ]
@@ -351,11 +353,7 @@ async def test_the_same_key_gives_the_same_token(node: Running) -> None:
     other = await node.mint(*ask, life_s=None, key="k2")
     assert other.id != first.id
     root = parse_token(first.token).root
-    stored = b"".join(
-        path.read_bytes()
-        for path in node.site.directory.iterdir()
-        if path.name.startswith("petsem.db")
-    )
+    stored = node.on_disk()
     assert bytes.fromhex(first.id) in stored
     assert root.signature not in stored
     assert first.token.encode() not in stored
@@ -472,7 +470,9 @@ async def test_pages_of_a_listing_miss_nothing(node: Running) -> None:
     assert set(found) == made
 
 
-@pytest.mark.parametrize("after", ["", "x", "1.2", "²." + "0" * 32, "9" * 40 + "." + "0" * 32, "-1."])
+@pytest.mark.parametrize(
+    "after", ["", "x", "1.2", "²." + "0" * 32, "9" * 40 + "." + "0" * 32, "-1."]
+)
 async def test_a_page_is_asked_for_by_what_was_given(node: Running, after: str) -> None:
     """A made-up `after` is refused, not guessed at."""
     with pytest.raises(PetsemError) as error:
