@@ -17,6 +17,7 @@ from petsem.cli.child_environ import fit, misfits, parse_renames
 from petsem.cli.credentials import token_of
 from petsem.cli.options import AppRef, app_option, remote
 from petsem.cli.output import note, warn
+from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
 from petsem.errors import invalid, not_found
 from petsem.limits import VERSION_MAX
@@ -120,7 +121,8 @@ def _split(given: tuple[str, ...]) -> list[str]:
 def fetch(run: Run, wish: BootWish) -> Bundle:
     """The app's secrets, or those of `--only`."""
     # Imported here: gRPC costs more time to load than the rest of the command line together.
-    from petsem_client import SyncSecretReader
+    with quiet_grpc():
+        from petsem_client import SyncSecretReader
 
     environ = run.environ
     endpoints = [text.strip() for text in environ.get("PETSEM_GRPC", "").split(",") if text.strip()]

@@ -14,6 +14,7 @@ from petsem.cli import exits
 from petsem.cli.extra import server_extra
 from petsem.cli.options import common, pass_run
 from petsem.cli.output import Table, show
+from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
 from petsem.cli.usage import Command, Group
 
@@ -91,7 +92,7 @@ def init_command(
 @pass_run
 def serve_command(run: Run, directory: Path, insecure: bool) -> None:
     """Run the node in DIR in the foreground; SIGTERM drains and stops it."""
-    with server_extra():
+    with server_extra(), quiet_grpc():
         from petsem.server.main import serve
     raise click.exceptions.Exit(serve(directory, insecure=insecure, environ=run.environ))
 

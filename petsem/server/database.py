@@ -21,6 +21,7 @@ from petsem.server import sql
 
 PAGE_SIZE: Final = 4096
 OLDEST_SQLITE: Final = 3_051_003
+READ_CACHE_KIB: Final = 32 * 1024
 _LOOP_BUSY_MS: Final = 20
 """Statements on the loop may not wait for a lock; this only rides over recovery by a neighbour."""
 
@@ -58,6 +59,8 @@ def open_reader(path: Path, *, vfs: str | None = None) -> apsw.Connection:
 
     def prepare(db: apsw.Connection) -> None:
         db.execute("PRAGMA query_only = on")
+        # Enough for the inner pages of a million secrets; it is taken only as it is used.
+        db.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
         db.execute("PRAGMA wal_autocheckpoint = 0")
 
     return _open(path, apsw.SQLITE_OPEN_READWRITE, vfs, prepare)

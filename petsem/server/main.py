@@ -69,6 +69,8 @@ async def _serve(datadir: DataDir, environ: dict[str, str], vfs: str | None) -> 
         loop.add_signal_handler(number, stopping.set)
     node = build_node(datadir, environ, vfs=vfs)
     await node.start()
+    for warning in node.status.warnings():
+        log.warning("needs_attention", message=warning)
     try:
         await _doors(node, stopping, environ.get("NOTIFY_SOCKET"))
     finally:

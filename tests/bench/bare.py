@@ -28,7 +28,7 @@ class _Any(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at 
 
         self._handler = grpc.unary_unary_rpc_method_handler(handle)
 
-    def service(self, _details: object) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def service(self, _details: object) -> grpc.RpcMethodHandler[bytes, bytes]:
         return self._handler
 
 

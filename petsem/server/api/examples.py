@@ -206,7 +206,7 @@ REFUSED: Final = http.Verdict(
     allowed=False,
     reason="CAVEAT",
     caveat="app = api",
-    message="the token's caveat 'app = web' does not allow this",
+    message="the token's caveat 'app = api' does not allow this",
     freshness=FRESHNESS,
 )
 COULD: Final = http.CanVerdict(

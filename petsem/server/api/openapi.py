@@ -84,7 +84,7 @@ _ERRORS: Final = {
     ),
     Code.DENIED: PetsemError(
         Code.DENIED,
-        "the token's caveat 'app = web' does not allow this",
+        "the token's caveat 'app = api' does not allow this",
         Detail(reason="CAVEAT", caveat="app = api"),
     ),
     Code.NOT_FOUND: PetsemError(Code.NOT_FOUND, "there is no app acme/web"),

@@ -72,6 +72,12 @@ class StatusService:
             return ["the database cannot be read; see the node's log"]
         return self._reasons(lacking)
 
+    def warnings(self) -> list[str]:
+        """What an operator should look after, with the reasons for not being ready first."""
+        with self._pool.reading() as db:
+            lacking = self._lacking(db)
+        return [*self._reasons(lacking), *self._warnings(lacking)]
+
     def status(self) -> http.Status:
         """This node, with what is wrong with it."""
         with self._pool.snapshot() as db:
