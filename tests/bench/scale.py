@@ -70,9 +70,8 @@ def _compare(
             if turn:
                 spent[apps].append((node.cpu_s() - before) / _CALLS * 1e6)
     for apps, figures in spent.items():
-        print(
-            f"{apps * _PER_APP:>9,} secrets: {statistics.median(figures):5.0f} µs CPU a {door} fetch"
-        )
+        middle = statistics.median(figures)
+        print(f"{apps * _PER_APP:>9,} secrets: {middle:5.0f} µs CPU a {door} fetch")
     pairs = zip(spent[_LARGE], spent[_SMALL], strict=True)
     ratio = statistics.median(a / b for a, b in pairs)
     print(f"{door} fetch with 1,000,000 / with 1,000: {ratio:.2f}  (bar: at most 1.2)")

@@ -29,7 +29,6 @@ T = TypeVar("T")
 
 NAMES = st.sampled_from(("A", "B", "C", "DB_URL"))
 VALUES = st.binary(max_size=40)
-Refused = Code
 
 
 class History(RuleBasedStateMachine):
@@ -53,7 +52,7 @@ class History(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run(work)
 
-    def write(self, work: Coroutine[Any, Any, Any]) -> int | Refused:
+    def write(self, work: Coroutine[Any, Any, Any]) -> int | Code:
         """The version after a write, or the code of its refusal."""
         try:
             return int(self.run(work).version)
@@ -189,7 +188,7 @@ class History(RuleBasedStateMachine):
 
 TestHistory = History.TestCase
 TestHistory.settings = settings(
-    max_examples=15,
+    max_examples=30,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=list(HealthCheck),

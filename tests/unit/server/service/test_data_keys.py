@@ -325,7 +325,7 @@ async def test_a_damaged_value_keeps_its_old_key(cluster: Cluster) -> None:
             "SELECT envelope FROM secrets WHERE app = 1 AND name = 'A' AND since = 2"
         ).fetchall()
     async with cluster.running() as node:
-        steps = await run(cluster, "rotate-data")
+        steps = await run(cluster, "rotate-data", limit=1)
         assert re.search(
             r"because they cannot be opened: acme/web/A \(version 2\); destroy those versions",
             steps[-1].message,
@@ -477,6 +477,17 @@ async def test_large_values_are_done_in_small_transactions(cluster: Cluster) -> 
         steps = await run(cluster, "rotate-data", limit=500)
         assert len(steps) > 3
         assert (await cluster.get("acme", "web"))["N15"] == "x" * 60_000
+
+
+async def test_making_bundles_counts_as_work(cluster: Cluster) -> None:
+    """At the end of an app its current values are read once more, for the bundle."""
+    async with cluster.running():
+        names = {f"N{n}": "x" for n in range(40)}
+        await cluster.org("acme", "a", "b", "c")
+        for app in ("a", "b", "c"):
+            await cluster.set("acme", app, **names)
+        steps = await run(cluster, "rotate-data", limit=60)
+        assert sum(step.message == "sealing again" for step in steps) == 4
 
 
 async def test_a_leaked_key_is_gone_after_the_whole_procedure(cluster: Cluster) -> None:
