@@ -34,6 +34,8 @@ class Bundles:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
+        self.damaged: set[int] = set()
+        """Apps whose stored bundle could not be opened; housekeeping has them made again."""
 
     def finish(self, txn: Txn, topic: Hashable) -> None:
         """Make the bundle of an app that a group changed; other topics are no apps."""
@@ -47,7 +49,9 @@ class Bundles:
         try:
             plain = self._keys.open(db, owner, owner.place(Record.BUNDLE, b"", version), envelope)
         except DamagedEnvelope:
-            log.warning("bundle_damaged", app=owner.incarnation.hex())
+            if owner.app is not None and owner.app not in self.damaged:
+                self.damaged.add(owner.app)
+                log.warning("bundle_damaged", app=owner.incarnation.hex())
             return None
         return plain[:ETAG_BYTES], plain[ETAG_BYTES:]
 

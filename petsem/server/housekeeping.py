@@ -17,7 +17,6 @@ import apsw
 import structlog
 
 from petsem.clock import Clock
-from petsem.crypto.envelope import DamagedEnvelope
 from petsem.crypto.keyring import Keyring
 from petsem.errors import Code, PetsemError
 from petsem.server import old_keys
@@ -53,6 +52,7 @@ class Housekeeping:
         keys: Keys,
         clock: Clock,
         space: Space,
+        damaged_bundles: set[int],
         interval_s: float = 60.0,
         space_interval_s: float = 1.0,
     ) -> None:
@@ -61,6 +61,7 @@ class Housekeeping:
         self._keys = keys
         self._clock = clock
         self._space = space
+        self._damaged_bundles = damaged_bundles
         self._interval_s = interval_s
         self._space_interval_s = space_interval_s
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,7 +155,10 @@ class Housekeeping:
             log.info("old_data_keys_dropped", count=len(looked.unneeded))
 
     async def _make_bundles(self) -> None:
-        """Make boot bundles that were dropped, a few at a time."""
+        """Make boot bundles that were found damaged or were dropped, a few at a time."""
+        for app in sorted(self._damaged_bundles)[:_BUNDLES_MAX]:
+            await self._done(partial(self._ask_for_bundle, app))
+            self._damaged_bundles.discard(app)
         missing, self._next_app = await self._reading(
             lambda db: purging.apps_without_bundle(
                 db, self._next_app, _APPS_LOOKED_AT, _BUNDLES_MAX
@@ -181,7 +185,7 @@ class Housekeeping:
             raise _NOTHING
         try:
             self._keys.primary(txn.db, found[1].owner(found[0]))
-        except (DamagedEnvelope, PetsemError):
+        except PetsemError:
             raise _NOTHING from None
         txn.changed.add(app)
 

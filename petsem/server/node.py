@@ -162,5 +162,12 @@ def build_node(
             space=space,
             freshness=freshness,
         ),
-        housekeeping=Housekeeping(writer=writer, pool=pool, keys=keys, clock=clock, space=space),
+        housekeeping=Housekeeping(
+            writer=writer,
+            pool=pool,
+            keys=keys,
+            clock=clock,
+            space=space,
+            damaged_bundles=bundles.damaged,
+        ),
     )

@@ -200,6 +200,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (nonce, method, path, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_at ON idempotency (at);
+CREATE INDEX idempotency_org ON idempotency (org);
 
 INSERT INTO schema (id, version, min_reader) VALUES (1, 0, 1);
 """

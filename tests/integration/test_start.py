@@ -155,7 +155,8 @@ def test_a_loose_token_file(site: Site, tmp_path: Path) -> None:
     token = tmp_path / "operator token"
     token.write_text(site.operator)
     token.chmod(0o640)
-    refused = run("org", "list", PETSEM_TOKEN_FILE=str(token), PETSEM_ADDR="http://127.0.0.1:1")
+    named = {"PETSEM_TOKEN_FILE": str(token), "PETSEM_ADDR": "http://127.0.0.1:1"}
+    refused = run("org", "list", environ=named)
     assert refused.code == INVALID
     subprocess.run(shlex.split(refused.err.strip().partition("run: ")[2]), check=True)
     assert token.stat().st_mode & 0o777 == 0o600

@@ -40,13 +40,18 @@ def clean_environ(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-def run(*arguments: str | Path, stdin: bytes = b"", timeout_s: float = 60, **environ: str) -> Ran:
+def run(
+    *arguments: str | Path,
+    stdin: bytes = b"",
+    timeout_s: float = 60,
+    environ: Mapping[str, str] | None = None,
+) -> Ran:
     """One `petsem` command, from start to end. Its stdin is a pipe."""
     done = subprocess.run(
         [*PETSEM, *map(str, arguments)],
         input=stdin,
         capture_output=True,
-        env=clean_environ(**environ),
+        env=clean_environ(**(environ or {})),
         cwd=_ROOT,
         timeout=timeout_s,
         check=False,
@@ -68,14 +73,17 @@ def until(found: Callable[[], T | None], what: str, within_s: float = 10.0) -> T
 def configure(directory: Path, section: str, **keys: object) -> None:
     """Set keys of one section of `petsem.toml`. JSON is TOML enough for what is set here."""
     path = directory / "petsem.toml"
-    lines = [f"{name} = {json.dumps(value)}" for name, value in keys.items()]
-    kept = [
-        line
-        for line in path.read_text().splitlines()
-        if line.partition(" = ")[0] not in keys or section not in ("http", "grpc", "peer")
-    ]
-    at = kept.index(f"[{section}]") + 1
-    path.write_text("\n".join([*kept[:at], *lines, *kept[at:]]) + "\n")
+    kept: list[str] = []
+    at = ""
+    for line in path.read_text().splitlines():
+        if line.startswith("["):
+            at = line
+        if at == f"[{section}]" and line.partition(" = ")[0] in keys:
+            continue
+        kept.append(line)
+        if line == f"[{section}]":
+            kept += [f"{name} = {json.dumps(value)}" for name, value in keys.items()]
+    path.write_text("\n".join(kept) + "\n")
 
 
 class Daemon:

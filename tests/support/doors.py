@@ -223,15 +223,13 @@ class Doors:
         self, *arguments: str, stdin: bytes = b"", token: str = "", app: str = "", **environ: str
     ) -> Ran:
         """One command of the command line against this node."""
-        return run(
-            *arguments,
-            stdin=stdin,
-            PETSEM_ADDR=f"http://127.0.0.1:{self.daemon.http}",
-            PETSEM_GRPC=f"127.0.0.1:{self.daemon.grpc}",
-            PETSEM_TOKEN=token or self.operator,
+        given = {
+            "PETSEM_ADDR": f"http://127.0.0.1:{self.daemon.http}",
+            "PETSEM_GRPC": f"127.0.0.1:{self.daemon.grpc}",
+            "PETSEM_TOKEN": token or self.operator,
             **({"PETSEM_APP": app} if app else {}),
-            **environ,
-        )
+        }
+        return run(*arguments, stdin=stdin, environ={**given, **environ})
 
 
 def grpc_error(error: grpc.RpcError) -> Reply:

@@ -6,10 +6,11 @@ that its route has, as the doors do; the default is the operator's.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -317,6 +318,12 @@ def values_in(fetched: Fetched) -> dict[str, bytes]:
 def refusal(error: PetsemError) -> tuple[Code, str | None, str | None]:
     """What a program goes by in a refused request: code, reason and caveat."""
     return error.code, error.detail.reason, error.detail.caveat
+
+
+async def soon(work: Awaitable[T]) -> T:
+    """What is awaited, which a bug may keep from ever coming."""
+    async with asyncio.timeout(20):
+        return await work
 
 
 def outcome(call: Callable[[], T]) -> T | tuple[Code, str | None, str | None]:

@@ -260,15 +260,13 @@ class Secrets:
         """Names, versions, digests and who set them, now or in a `version`; never a value."""
         with self._pool.snapshot() as db:
             _, app_row = orgs.get_app(db, org, app)
-            if version is None:
-                version = app_row.version
-            if version > app_row.version:
+            if version is not None and version > app_row.version:
                 raise not_found(f"{org}/{app} has no version {version} yet")
             listed = rows.listing(db, app_row.id, version)
             position = read_position(db)
         seen = [row for row in listed if _admits(principal.filter, row.name)]
         return http.SecretList(
-            version=version,
+            version=app_row.version if version is None else version,
             secrets=[
                 http.SecretInfo(
                     name=row.name,

@@ -79,14 +79,17 @@ def at_version(db: apsw.Connection, app_id: int, version: int) -> list[SecretRow
     return [SecretRow(*row) for row in found]
 
 
-def listing(db: apsw.Connection, app_id: int, version: int) -> list[ListedRow]:
-    """The names of one version with what a listing shows, by name."""
+def listing(db: apsw.Connection, app_id: int, version: int | None) -> list[ListedRow]:
+    """The names of one version, or of the current one, with what a listing shows, by name."""
+    # An index finds what is current; any other version takes a look at the whole history.
+    then = "s.until IS NULL"
+    if version is not None:
+        then = "s.since <= ?2 AND (s.until IS NULL OR s.until > ?2)"
     found = sql.rows(
         db,
         "SELECT s.name, s.since, s.digest, v.created_at, v.subject, v.token FROM secrets s"
         " JOIN versions v ON v.app = s.app AND v.version = s.since"
-        " WHERE s.app = ?1 AND s.since <= ?2 AND (s.until IS NULL OR s.until > ?2)"
-        " ORDER BY s.name",
+        f" WHERE s.app = ?1 AND ?2 IS ?2 AND {then} ORDER BY s.name",
         (app_id, version),
     )
     return [ListedRow(*row) for row in found]

@@ -204,12 +204,18 @@ async def test_a_stolen_root_key_widens_no_token_that_was_issued(node: Running) 
 
 
 async def test_the_key_of_one_org_signs_no_token_of_another(node: Running) -> None:
-    """An issued nonce of beta under acme's key is not issued; under beta's id it is not signed."""
+    """An issued nonce of beta, or of the cluster, under acme's key is not issued, with whichever
+    caveats; under beta's id it is not signed."""
     await node.furnish("beta")
     other = await node.mint("action = secrets:read", org="beta")
     thief = Thief(node, "acme")
     nonce = bytes.fromhex(other.id)
     assert ask(node, thief.sign(nonce=nonce)) == (UNAUTHENTICATED, "NOT_ISSUED", None)
+    for token, kind in ((other.token, Kind.ORG), (node.operator, Kind.OPERATOR)):
+        root = parse_token(token).root
+        caveats = [caveat.cid.decode() for caveat in root.caveats]
+        forged = thief.sign(*caveats, nonce=bytes.fromhex(id_of(token)), kind=kind)
+        assert ask(node, forged) == (UNAUTHENTICATED, "NOT_ISSUED", None)
     forged = thief.sign(nonce=nonce, key_id=key_of(other.token))
     assert ask(node, forged) == (UNAUTHENTICATED, "BAD_SIGNATURE", None)
 

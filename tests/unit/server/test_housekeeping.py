@@ -8,7 +8,9 @@ import pytest
 import structlog
 
 from petsem.errors import Code, PetsemError
+from petsem.server.auth import Request
 from petsem.server.housekeeping import Housekeeping
+from petsem.server.service.boot import Fetch
 from petsem.server.service.secrets import check_batch
 from petsem.wire import http
 from tests.unit.server.cluster import Cluster, call, flip
@@ -194,6 +196,27 @@ async def test_makes_bundles_that_were_dropped(cluster: Cluster) -> None:
         assert cluster.query("SELECT app, version FROM bundles WHERE app < 3") == [(1, 1), (2, 1)]
 
 
+async def test_makes_a_damaged_bundle_again(cluster: Cluster) -> None:
+    """A fetch that could not open one answers from the rows, says so once, and has it mended."""
+    async with cluster.running() as node:
+        await cluster.org("acme", "web")
+        await cluster.set("acme", "web", A="1")
+    with cluster.stopped() as db:
+        flip(db, "bundles", "envelope", "app = 1")
+    async with cluster.running() as node:
+        asked = Request(cluster.token, None)
+        with structlog.testing.capture_logs() as logs:
+            answers = [await node.boot.fetch(asked, "m1", Fetch("acme", "web")) for _ in range(3)]
+        assert [entry["event"] for entry in logs] == ["bundle_damaged"]
+        assert len({answer.body for answer in answers}) == 1
+        assert node.boot._bundles.damaged
+        await node.housekeeping.tick()
+        assert not node.boot._bundles.damaged
+        with structlog.testing.capture_logs() as logs:
+            mended = await node.boot.fetch(asked, "m1", Fetch("acme", "web"))
+        assert (mended.body, mended.etag, logs) == (answers[0].body, answers[0].etag, [])
+
+
 async def test_does_not_try_a_hopeless_bundle_again(cluster: Cluster) -> None:
     """Where a value is damaged no bundle can be made, until the app changes."""
     async with cluster.running():
@@ -274,6 +297,7 @@ async def test_runs_at_its_interval_and_ends_at_once(
             keys=node.keys,
             clock=cluster.clock,
             space=node.space,
+            damaged_bundles=set(),
             interval_s=0.0,
             space_interval_s=3600.0,
         )

@@ -24,6 +24,7 @@ from tests.support.nodes import (
     narrowed,
     refusal,
     running,
+    soon,
     values_in,
 )
 
@@ -113,6 +114,7 @@ async def test_a_bundle_of_another_app_or_version_is_not_opened(node: Running) -
     await node.patch({"A": "api's"}, app="api")
     await node.patch({"A": "1"})
     old = node.rows("SELECT envelope FROM bundles ORDER BY app")[0][0]
+    assert await node.values() == {"A": b"1"}
     await node.patch({"A": "2"})
     apps = [row[0] for row in node.rows("SELECT id FROM apps ORDER BY id")]
     await node.tamper(
@@ -121,8 +123,11 @@ async def test_a_bundle_of_another_app_or_version_is_not_opened(node: Running) -
         apps[1], apps[0],
     )  # fmt: skip
     assert await node.values() == {"A": b"2"}
-    await node.tamper("UPDATE bundles SET envelope = ? WHERE app = ?", old, apps[0])
-    assert await node.values() == {"A": b"2"}
+    for version in (2, 1):
+        await node.tamper(
+            "UPDATE bundles SET version = ?, envelope = ? WHERE app = ?", version, old, apps[0]
+        )
+        assert await node.values() == {"A": b"2"}
 
 
 async def test_a_needed_row_that_is_damaged_fails_the_whole_fetch(node: Running) -> None:
@@ -339,7 +344,7 @@ async def test_a_fetch_waits_for_a_version_and_gets_it(node: Running) -> None:
     await asyncio.sleep(0)
     assert not waits.done()
     await node.patch({"A": "2"})
-    assert values_in(await waits) == {"A": b"2"}
+    assert values_in(await soon(waits)) == {"A": b"2"}
 
 
 async def test_a_fetch_waits_for_a_position_and_gets_it(node: Running) -> None:
@@ -349,7 +354,7 @@ async def test_a_fetch_waits_for_a_position_and_gets_it(node: Running) -> None:
     for n in range(2):
         assert not waits.done()
         await node.patch({"A": f"{n}"})
-    assert values_in(await waits) == {"A": b"1"}
+    assert values_in(await soon(waits)) == {"A": b"1"}
     assert (await node.fetch(min_position=node.node.writer.position)).version == 2
 
 
@@ -399,7 +404,7 @@ async def test_a_token_that_is_revoked_while_it_waits_gets_nothing(node: Running
     await asyncio.sleep(0)
     await node.revoke(id_of(token))
     with pytest.raises(PetsemError) as error:
-        await waits
+        await soon(waits)
     assert refusal(error.value) == (DENIED, "REVOKED", None)
 
 
@@ -441,7 +446,7 @@ def watch(
 async def ending(stream: Any) -> tuple[Code, str | None, str | None]:
     """With what a stream ends."""
     with pytest.raises(PetsemError) as error:
-        await anext(stream)
+        await soon(anext(stream))
     return refusal(error.value)
 
 
@@ -450,10 +455,10 @@ async def test_a_watch_begins_with_what_was_missed(node: Running) -> None:
     await node.patch({"A": "1"})
     await node.patch({"A": "2"})
     async with aclosing(watch(node, after=1)) as stream:  # type: ignore[type-var]
-        assert await anext(stream) == (2, node.node.writer.position)
+        assert await soon(anext(stream)) == (2, node.node.writer.position)
         for version in (3, 4):
             await node.patch({"A": f"{version}"})
-            assert await anext(stream) == (version, node.node.writer.position)
+            assert await soon(anext(stream)) == (version, node.node.writer.position)
 
 
 async def test_a_watch_that_is_up_to_date_waits(node: Running) -> None:
@@ -466,7 +471,7 @@ async def test_a_watch_that_is_up_to_date_waits(node: Running) -> None:
         await asyncio.sleep(0)
         assert not news.done()
         await node.patch({"A": "2"})
-        assert (await news)[0] == 2
+        assert (await soon(news))[0] == 2
 
 
 async def test_versions_in_quick_succession_become_one_event(node: Running) -> None:
@@ -476,9 +481,9 @@ async def test_versions_in_quick_succession_become_one_event(node: Running) -> N
         await asyncio.sleep(0)
         for n in range(5):
             await node.patch({"A": f"{n}"})
-        seen = [(await news)[0]]
+        seen = [(await soon(news))[0]]
         while seen[-1] < 5:
-            seen.append((await anext(stream))[0])
+            seen.append((await soon(anext(stream)))[0])
         assert seen == sorted(set(seen))
         assert len(seen) <= 2
 
@@ -488,13 +493,13 @@ async def test_a_version_from_a_life_before_is_no_reason_to_wait(node: Running) 
     the new one stands; behind a replica that lags it waits."""
     await node.patch({"A": "1"})
     async with aclosing(watch(node, after=9)) as stream:  # type: ignore[type-var]
-        assert (await anext(stream))[0] == 1
+        assert (await soon(anext(stream)))[0] == 1
     node.node.freshness.role = Role.REPLICA
     async with aclosing(watch(node, after=2)) as stream:  # type: ignore[type-var]
         news = asyncio.ensure_future(anext(stream))
         for n in range(2):
             await node.patch({"A": f"{n}"})
-        assert (await news)[0] == 3
+        assert (await soon(news))[0] == 3
 
 
 @pytest.mark.parametrize("end", ["revoke", "expire", "delete", "purge", "org"])
@@ -507,7 +512,7 @@ async def test_a_watch_ends_with_what_it_stands_on(
     token = await node.reader(life_s=60)
     await node.patch({"A": "1"})
     async with aclosing(watch(node, token)) as stream:  # type: ignore[type-var]
-        await anext(stream)
+        await soon(anext(stream))
         news = asyncio.ensure_future(ending(stream))
         await asyncio.sleep(0)
         if end == "revoke":
@@ -524,14 +529,14 @@ async def test_a_watch_ends_with_what_it_stands_on(
         else:
             await node.delete_app(now=end == "purge")
             expected = (NOT_FOUND, None)
-        assert (await news)[:2] == expected
+        assert (await soon(news))[:2] == expected
 
 
 async def test_a_watch_does_not_go_over_to_an_app_made_again(node: Running) -> None:
     """The same name is not the same app: the stream ends, and the client begins anew."""
     await node.patch({"A": "1"})
     async with aclosing(watch(node)) as stream:  # type: ignore[type-var]
-        await anext(stream)
+        await soon(anext(stream))
         await node.delete_app(now=True)
         await node.create_app()
         await node.patch({"A": "1"})
@@ -547,11 +552,11 @@ async def test_streams_are_bounded_and_give_their_place_back(node: Running) -> N
     watch(node)
     streams = [watch(node) for _ in range(2)]
     for stream in streams:
-        assert (await anext(stream))[0] == 1
+        assert (await soon(anext(stream)))[0] == 1
     assert (await ending(watch(node)))[0] is Code.LIMIT
     await streams[0].aclose()  # type: ignore[attr-defined]
     third = watch(node)
-    assert (await anext(third))[0] == 1
+    assert (await soon(anext(third)))[0] == 1
     for stream in (streams[1], third):
         await stream.aclose()  # type: ignore[attr-defined]
     assert node.node.boot._streams == 0

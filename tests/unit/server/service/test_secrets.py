@@ -420,6 +420,22 @@ async def test_a_listing_says_who_set_what_and_shows_no_value(node: Running) -> 
     assert node.node.secrets.list(narrow, "acme", "web").filtered
 
 
+async def test_a_listing_of_an_earlier_version(node: Running) -> None:
+    """Names as they were, with who set them; one that is not there yet is not found."""
+    await node.patch({"A": "1", "B": "1"})
+    await node.patch({"A": "2"}, unset=["B"])
+    operator = node.principal(policy.SECRETS_LIST, Names("acme", "web", filterable=True))
+
+    def names(version: int | None) -> object:
+        found = node.node.secrets.list(operator, "acme", "web", version)
+        return found.version, [(each.name, each.version) for each in found.secrets]
+
+    assert [names(version) for version in (0, 1, 2, None)] == [
+        (0, []), (1, [("A", 1), ("B", 1)]), (2, [("A", 2)]), (2, [("A", 2)]),
+    ]  # fmt: skip
+    assert outcome(lambda: names(3)) == (NOT_FOUND, None, None)
+
+
 async def test_the_history_says_what_each_version_did(node: Running) -> None:
     """Newest first, a page at a time: names set and taken away, what kind of change, by whom."""
     await node.patch({"A": "1", "B": "1"})

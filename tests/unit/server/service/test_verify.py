@@ -21,7 +21,7 @@ from petsem.server.store.tokens import RevocationRow
 from petsem.tokens.identifier import Identifier
 from petsem.tokens.mint import ThirdParty, mint
 from petsem.tokens.text import encode_token, parse_token
-from tests.support.nodes import Running, Site, id_of, narrowed, outcome, refusal, running
+from tests.support.nodes import Running, Site, id_of, narrowed, outcome, refusal, running, soon
 
 DENIED, INVALID = Code.DENIED, Code.INVALID
 READ = {"org": "acme", "action": "secrets:read"}
@@ -346,7 +346,7 @@ async def test_a_long_poll_waits_for_a_revocation(node: Running) -> None:
     await node.patch({"A": "no revocation"})
     assert not waits.done()
     await node.revoke(id_of(token))
-    found, after = await waits
+    found, after = await soon(waits)
     assert (found, after) == ([id_of(token)], node.node.writer.position)
     assert await page(node, after, wait_s=0.01) == ([], after)
     assert node.node.changes._waiting == {}
@@ -371,7 +371,7 @@ async def test_who_may_read_the_feed(node: Running) -> None:
     waits = asyncio.create_task(ask("acme", 30))
     await asyncio.sleep(0)
     await node.revoke(id_of(asker))
-    assert await waits == (DENIED, "REVOKED", None)
+    assert await soon(waits) == (DENIED, "REVOKED", None)
 
 
 async def test_an_org_that_is_not_there_has_an_empty_feed(node: Running) -> None:
@@ -412,13 +412,13 @@ async def test_the_stream_tells_where_it_begins_then_each_revocation(node: Runni
     """A sign of life first, with the position; another after each burst."""
     token = await node.reader()
     async with aclosing(stream(node)) as feed:
-        assert await anext(feed) == (None, node.node.writer.position)
+        assert await soon(anext(feed)) == (None, node.node.writer.position)
         news = asyncio.ensure_future(anext(feed))
         await node.revoke(id_of(token))
-        row, at = await news
+        row, at = await soon(news)
         assert row is not None
         assert (row.nonce.hex(), at) == (id_of(token), node.node.writer.position)
-        assert await anext(feed) == (None, node.node.writer.position)
+        assert await soon(anext(feed)) == (None, node.node.writer.position)
 
 
 async def test_a_stream_can_be_taken_up_after_any_of_its_rows(node: Running) -> None:
@@ -447,9 +447,9 @@ async def test_the_stream_gives_a_sign_of_life(
     """With nothing to tell, it says from time to time where it stands."""
     monkeypatch.setattr(verify_module, "HEARTBEAT_S", 0.005)
     async with aclosing(stream(node)) as feed:
-        first = await anext(feed)
+        first = await soon(anext(feed))
         await node.patch({"A": "x"})
-        assert [await anext(feed) for _ in range(2)][-1] == (None, node.node.writer.position)
+        assert [await soon(anext(feed)) for _ in range(2)][-1] == (None, node.node.writer.position)
         assert first[0] is None
 
 
@@ -461,7 +461,7 @@ async def test_the_stream_ends_with_its_token(
     monkeypatch.setattr(verify_module, "HEARTBEAT_S", 600 if end == "revoke" else 0.005)
     token = (await node.mint("action = tokens:verify", life_s=60)).token
     async with aclosing(stream(node, token=token)) as feed:
-        await anext(feed)
+        await soon(anext(feed))
         news = asyncio.ensure_future(anext(feed))
         await asyncio.sleep(0)
         if end == "revoke":
@@ -469,7 +469,7 @@ async def test_the_stream_ends_with_its_token(
         else:
             node.clock.advance(60)
         with pytest.raises(PetsemError) as error:
-            await news
+            await soon(news)
     assert error.value.detail.reason == {"revoke": "REVOKED", "expire": "EXPIRED"}[end]
 
 
@@ -478,12 +478,12 @@ async def test_streams_are_bounded_and_give_their_place_back(node: Running) -> N
     node.node.verification._streams_left = 1
     mute = await node.reader()
     with pytest.raises(PetsemError) as error:
-        await anext(stream(node, token=mute))
+        await soon(anext(stream(node, token=mute)))
     assert error.value.code is DENIED
     async with aclosing(stream(node)) as feed:
-        await anext(feed)
+        await soon(anext(feed))
         with pytest.raises(PetsemError) as limited:
-            await anext(stream(node))
+            await soon(anext(stream(node)))
         assert limited.value.code is Code.LIMIT
     assert node.node.verification._streams_left == 1
     assert node.node.changes._waiting == {}

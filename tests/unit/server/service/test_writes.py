@@ -289,6 +289,7 @@ async def test_a_full_disk_is_a_plain_refusal_and_reads_go_on(
         code_of(frail.patch({"A": "after"}, key="k")), code_of(frail.patch({"B": "x"}))
     )
     assert found == [Code.UNAVAILABLE, Code.UNAVAILABLE]
+    assert frail.node.space.low
     assert await frail.values() == {"A": b"before"}
     assert await code_of(frail.patch({"A": "after"}, key="k")) is Code.UNAVAILABLE
     vfs.heal()
