@@ -96,10 +96,10 @@ class Bundles:
         found = orgs.app_by_id(db, app_id)
         if found is None:
             return
-        org_uid, app = found
+        org_uid, app, primary = found
         owner = app.owner(org_uid)
         try:
-            key = self._keys.primary(db, owner)
+            key = self._keys.primary_of(owner, primary)
             rows = secrets.current(db, app_id)
             tag, response = self._assemble(db, owner, key, app.version, rows)
             sealed = seal(key, owner.place(Record.BUNDLE, b"", app.version), tag + response)

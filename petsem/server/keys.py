@@ -47,6 +47,14 @@ class Owner(msgspec.Struct, frozen=True):
         return Place(record, self.purpose, self.org_uid, self.incarnation, name, version)
 
 
+class PrimaryRow(msgspec.Struct, frozen=True):
+    """The row of an owner's primary data key; all None if there is none."""
+
+    id: bytes | None
+    kek: bytes | None
+    wrapped: bytes | None
+
+
 CLUSTER: Final = Owner(Purpose.CLUSTER)
 
 
@@ -105,20 +113,23 @@ class Keys:
             " AND coalesce(app, 0) = ? AND is_primary = 1",
             (owner.purpose.value, owner.org or 0, owner.app or 0),
         )
-        if found is None:
+        return self.primary_of(owner, PrimaryRow(*(found or (None, None, None))))
+
+    def primary_of(self, owner: Owner, row: PrimaryRow) -> Key:
+        """The same, for a caller who has read the key's row together with others."""
+        if row.id is None or row.kek is None or row.wrapped is None:
             raise PetsemError(
                 Code.CORRUPT, "a data key is missing; run 'petsem check' on this node"
             )
-        key_id, kek, wrapped = found
-        key = self._open.get((key_id, owner.org_uid, owner.incarnation))
+        key = self._open.get((row.id, owner.org_uid, owner.incarnation))
         if key is not None:
             return key
         try:
-            return self._unwrap(owner, key_id, kek, wrapped)
+            return self._unwrap(owner, row.id, row.kek, row.wrapped)
         except DamagedEnvelope:
             raise PetsemError(
                 Code.CORRUPT,
-                f"the data key {key_id.hex()} is damaged; run 'petsem check' on this node",
+                f"the data key {row.id.hex()} is damaged; run 'petsem check' on this node",
             ) from None
 
     def create(self, db: apsw.Connection, owner: Owner, now_ms: int) -> Key:

@@ -107,6 +107,8 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     notify(notify_socket, "STOPPING=1")
     log.info("draining")
     node.status.draining = True
+    # Long polls look, see it and answer.
+    node.changes.publish_all()
     http.should_exit = True
     await asyncio.gather(grpc.stop(node.config.limits.drain_s), serving)
 

@@ -170,10 +170,19 @@ class Writer:
             self._wake.clear()
             while self._queue or self._scrubs:
                 if self._queue:
+                    await self._gather()
                     await self._group()
                 await self._checkpoint()
             if self._closing:
                 return
+
+    async def _gather(self) -> None:
+        """Let the loop turn for as long as each turn brings more requests: they come in bursts,
+        after the answers of the last group, and nobody waits for anything but the burst's end."""
+        seen = 0
+        while seen < len(self._queue) < limits.GROUP_MAX_REQUESTS:
+            seen = len(self._queue)
+            await asyncio.sleep(0)
 
     async def _group(self) -> None:
         try:

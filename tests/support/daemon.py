@@ -21,7 +21,7 @@ PETSEM: Final = (sys.executable, "-c", "from petsem.cli.main import main; main()
 SERVE: Final = (*PETSEM, "serve")
 START_WITHIN_S: Final = 30.0
 STOP_WITHIN_S: Final = 30.0
-_ROOT: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[2]
 """Where nodes and commands run, so that they are of the same tree as the tests."""
 
 
@@ -52,7 +52,7 @@ def run(
         input=stdin,
         capture_output=True,
         env=clean_environ(**(environ or {})),
-        cwd=_ROOT,
+        cwd=ROOT,
         timeout=timeout_s,
         check=False,
     )
@@ -208,7 +208,7 @@ class Daemon:
                 stdout=sink,
                 stderr=sink,
                 env=self._environ,
-                cwd=_ROOT,
+                cwd=ROOT,
             )
         return self._child
 

@@ -41,7 +41,6 @@ from petsem.wire import petsem_pb2 as pb
 T = TypeVar("T")
 
 REGION: Final = "ams"
-CLOCK_START_MS: Final = 1_800_000_000_000
 ORG_ACTIONS: Final = (
     "secrets:read", "secrets:list", "secrets:write", "secrets:delete", "apps:admin",
     "tokens:mint", "tokens:revoke", "tokens:list", "tokens:verify",

@@ -7,13 +7,16 @@ scraped, not counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -35,54 +38,70 @@ _BUCKETS_S: Final = (
 
 
 class Meter:
-    """Counts the requests of one route."""
+    """Counts the requests of one route, in plain numbers: a Prometheus histogram of its own would
+    cost each request as much as a read of the database."""
 
-    __slots__ = ("_children", "_label", "_latency", "_requests")
+    __slots__ = ("buckets", "statuses", "total_s")
 
-    def __init__(self, requests: Counter, latency: Histogram, label: str) -> None:
-        self._requests = requests
-        self._latency = latency.labels(label)
-        self._label = label
-        self._children: dict[int, Counter] = {}
+    def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
+        # By the first bound that a time does not exceed; the last is for those above them all.
+        self.buckets = [0] * (len(_BUCKETS_S) + 1)
+        self.total_s = 0.0
 
     def count(self, status: int, took_s: float | None) -> None:
         """One request was answered, after `took_s` if that was measured."""
-        child = self._children.get(status)
-        if child is None:
-            child = self._children[status] = self._requests.labels(self._label, str(status))
-        child.inc()
+        self.statuses[status] = self.statuses.get(status, 0) + 1
         if took_s is not None:
-            self._latency.observe(took_s)
+            self.buckets[bisect_left(_BUCKETS_S, took_s)] += 1
+            self.total_s += took_s
 
 
 class Metrics:
     """One node's metrics, in a registry of their own."""
 
     def __init__(self, node: Node) -> None:
+        self._meters: dict[str, Meter] = {}
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "petsem_http_requests",
-            "HTTP requests answered, by route and status.",
-            ("route", "status"),
-            registry=self._registry,
-        )
-        self._latency = Histogram(
-            "petsem_http_request_duration_seconds",
-            "Time from the request's header to its answer, by route.",
-            ("route",),
-            buckets=_BUCKETS_S,
-            registry=self._registry,
-        )
+        self._registry.register(_RequestCollector(self._meters))
         self._registry.register(_NodeCollector(node))
         ProcessCollector(registry=self._registry)
 
     def meter(self, label: str) -> Meter:
         """What counts one route."""
-        return Meter(self._requests, self._latency, label)
+        return self._meters.setdefault(label, Meter())
 
     def reply(self) -> Reply:
         """All of it, as Prometheus reads it."""
         return Reply(200, generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST.encode())
+
+
+class _RequestCollector(Collector):
+    """What the meters have counted, at each scrape."""
+
+    def __init__(self, meters: Mapping[str, Meter]) -> None:
+        self._meters = meters
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "petsem_http_requests",
+            "HTTP requests answered, by route and status.",
+            labels=("route", "status"),
+        )
+        latency = HistogramMetricFamily(
+            "petsem_http_request_duration_seconds",
+            "Time from the request's header to its answer, by route.",
+            labels=("route",),
+        )
+        for route, meter in self._meters.items():
+            for status, count in meter.statuses.items():
+                requests.add_metric((route, str(status)), count)
+            if route != NO_ROUTE:
+                bounds = (*(str(bound) for bound in _BUCKETS_S), "+Inf")
+                buckets = list(zip(bounds, accumulate(meter.buckets), strict=True))
+                latency.add_metric((route,), buckets, meter.total_s)
+        yield requests
+        yield latency
 
 
 class _NodeCollector(Collector):

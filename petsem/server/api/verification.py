@@ -25,7 +25,7 @@ from petsem.wire import http
 # is worth a verification of its own.
 _VERIFY_MAX_BYTES: Final = 64 * 1024
 _RECHECK_S: Final = 5.0
-"""How often a long poll looks whether its token still holds, and whether the node is stopping."""
+"""How often a long poll looks whether its token still holds."""
 
 
 async def _verify(ask: Ask) -> http.Verdict:
@@ -115,7 +115,7 @@ async def _revocations(ask: Ask) -> http.RevocationFeed:
 async def _news(
     ask: Ask, org: str | None, after: Position | None, wait_s: float
 ) -> tuple[list[RevocationRow], Position]:
-    """Wait in short pieces; each begins by authorising the token again."""
+    """Wait in short pieces; each begins and ends by authorising the token again."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
     while True:
@@ -123,7 +123,7 @@ async def _news(
         found, position = await ask.node.verification.revocations(
             ask.request, org, after, min(left_s, _RECHECK_S)
         )
-        if found or left_s <= _RECHECK_S or ask.node.status.draining:
+        if found or ask.node.status.draining or loop.time() >= deadline_s:
             return found, position
         after = position
 

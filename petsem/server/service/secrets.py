@@ -27,7 +27,7 @@ from petsem.server.bundles import Bundles
 from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource, to_http
 from petsem.server.keys import Keys, Owner
-from petsem.server.service.settings import effective
+from petsem.server.service.settings import durability_setting
 from petsem.server.service.writes import Call, Writes, durability, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import secrets as rows
@@ -126,12 +126,13 @@ class Secrets:
         """Apply a batch as the app's next version."""
 
         def job(txn: Txn) -> _Written:
-            org_row, app_row = orgs.get_app(txn.db, org, app)
+            found = orgs.get_app_to_write(txn.db, org, app)
+            app_row = found.app
             _require_version(app_row, batch.if_version)
             version = _next_version(app_row)
-            owner = app_row.owner(org_row.uid)
+            owner = app_row.owner(found.org.uid)
             # What only takes away needs no key, and works without one.
-            key = self._keys.primary(txn.db, owner) if batch.set else None
+            key = self._keys.primary_of(owner, found.key) if batch.set else None
             count, size = app_row.secrets, app_row.size
             for name in batch.unset:
                 old_size = rows.close(txn.db, app_row.id, name, version)
@@ -152,7 +153,7 @@ class Secrets:
                 written.append(http.WrittenSecret(name=name, digest=row.digest.hex()))
             _require_room(count, size)
             _add_version(txn, app_row, principal, version, "set", count, size)
-            wish = batch.durability or effective(txn.db, org_row.id).durability
+            wish = batch.durability or durability_setting(found.durability)
             return _Written(version, written, list(batch.unset), wish)
 
         done, position = await self._writes.once(principal, call, owned_by(org), _Written, job)
@@ -164,7 +165,8 @@ class Secrets:
         """Make a new version with the values of an earlier one; envelopes are copied unchanged."""
 
         def job(txn: Txn) -> _Written:
-            org_row, app_row = orgs.get_app(txn.db, org, app)
+            found = orgs.get_app_to_write(txn.db, org, app)
+            app_row = found.app
             _require_version(app_row, body.if_version)
             if not 0 <= body.to < app_row.version:
                 raise not_found(f"{org}/{app} has no version {body.to} to go back to")
@@ -193,7 +195,7 @@ class Secrets:
             _add_version(
                 txn, app_row, principal, version, "rollback", len(then), size, back_to=body.to
             )
-            wish = body.durability or effective(txn.db, org_row.id).durability
+            wish = body.durability or durability_setting(found.durability)
             return _Written(version, changed, sorted(gone), wish)
 
         done, position = await self._writes.once(principal, call, owned_by(org), _Written, job)

@@ -18,12 +18,16 @@ BOOT_MAX_STALENESS_MAX_S: Final = 30 * 24 * 3600
 def effective(db: apsw.Connection, org_id: int) -> http.Settings:
     """The settings in force, defaults filled in."""
     stored = orgs.read_settings(db, org_id)
-    wish = stored.get("durability")
     staleness = stored.get("boot_max_staleness_s")
     return http.Settings(
-        durability="local" if wish is None else msgspec.json.decode(wish, type=http.DurabilityWish),
+        durability=durability_setting(stored.get("durability")),
         boot_max_staleness_s=BOOT_MAX_STALENESS_DEFAULT_S if staleness is None else int(staleness),
     )
+
+
+def durability_setting(stored: str | None) -> http.DurabilityWish:
+    """The durability that a stored setting, or none, asks for."""
+    return "local" if stored is None else msgspec.json.decode(stored, type=http.DurabilityWish)
 
 
 def write(db: apsw.Connection, org_id: int, patch: http.SettingsPatch) -> None:

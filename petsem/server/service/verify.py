@@ -7,6 +7,7 @@ or a permission. Whoever asks needs `tokens:verify` for every org that he asks a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,21 +125,19 @@ class Verification:
     async def revocations(
         self, request: Request, org: str | None, after: Position | None, wait_s: float
     ) -> tuple[list[RevocationRow], Position]:
-        """Revocations past `after` and the position to ask after next; waits for one if none."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + wait_s
+        """Revocations past `after` and the position to ask after next.
+
+        If there are none, it waits up to `wait_s` until one may have come, and looks once more;
+        whoever wakes the waiters, as a node that stops does, gets an answer at once.
+        """
         with self._changes.subscribed(REVOCATIONS) as event:
-            while True:
-                event.clear()
-                found, position = self._page(request, org, after)
-                if found or loop.time() >= deadline_s:
-                    return found, position
-                after = position
-                try:
-                    async with asyncio.timeout_at(deadline_s):
-                        await event.wait()
-                except TimeoutError:
-                    continue
+            found, position = self._page(request, org, after)
+            if found or wait_s <= 0:
+                return found, position
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await event.wait()
+            return self._page(request, org, position)
 
     async def watch_revocations(
         self, request: Request, org: str | None, after: Position | None
@@ -177,10 +176,13 @@ class Verification:
             if org is not None and org_row is None:
                 return [], position
             org_id = None if org_row is None else org_row.id
-            start = (after.epoch, after.txid)
-            found = rows.revocations_after(db, org_id, org is None, start, limits.PAGE_MAX_ROWS)
-        full = len(found) >= limits.PAGE_MAX_ROWS
-        return found, Position(found[-1].epoch, found[-1].txid) if full else position
+            end: tuple[int, int] | None = (after.epoch, after.txid)
+            found: list[RevocationRow] = []
+            while end is not None and not found:
+                found, end = rows.revocations_after(
+                    db, org_id, org is None, end, limits.PAGE_MAX_ROWS
+                )
+        return found, position if end is None else Position(*end)
 
 
 def _resumable(

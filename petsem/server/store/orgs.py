@@ -12,7 +12,7 @@ import msgspec
 from petsem.crypto.keys import Purpose
 from petsem.errors import not_found
 from petsem.server import sql
-from petsem.server.keys import Owner
+from petsem.server.keys import Owner, PrimaryRow
 
 
 class OrgRow(msgspec.Struct, frozen=True):
@@ -55,6 +55,18 @@ _APP = "id, incarnation, org, name, version, secrets, size, created_at, deleted_
 _APP_OF_A = ", ".join(f"a.{column.strip()}" for column in _APP.split(","))
 _ORG_OF_O = ", ".join(f"o.{column.strip()}" for column in _ORG.split(","))
 _ORG_COLUMNS = _ORG.count(",") + 1
+_APP_COLUMNS = _APP.count(",") + 1
+_KEY_OF_A = "LEFT JOIN data_keys k ON k.app = a.id AND k.purpose = 'secrets' AND k.is_primary = 1"
+_APP_WITH_KEY = (
+    f"SELECT o.uid, {_APP_OF_A}, k.id, k.kek, k.wrapped FROM apps a JOIN orgs o ON o.id = a.org"
+    f" {_KEY_OF_A} WHERE a.id = ?"
+)
+_APP_TO_WRITE = (
+    f"SELECT {_ORG_OF_O}, {_APP_OF_A}, k.id, k.kek, k.wrapped, s.value"
+    f" FROM orgs o JOIN apps a ON a.org = o.id {_KEY_OF_A}"
+    " LEFT JOIN org_settings s ON s.org = o.id AND s.key = 'durability'"
+    " WHERE o.name = ? AND o.deleted_at IS NULL AND a.name = ? AND a.deleted_at IS NULL"
+)
 _ORG_AND_APP = (
     f"SELECT {_ORG_OF_O}, {_APP_OF_A} FROM orgs o JOIN apps a ON a.org = o.id"
     " WHERE o.name = ? AND o.deleted_at IS NULL AND a.name = ? AND a.deleted_at IS NULL"
@@ -101,14 +113,35 @@ def get_app(db: apsw.Connection, org_name: str, name: str) -> tuple[OrgRow, AppR
     return OrgRow(*found[:_ORG_COLUMNS]), AppRow(*found[_ORG_COLUMNS:])
 
 
-def app_by_id(db: apsw.Connection, app_id: int) -> tuple[bytes, AppRow] | None:
-    """The org's uid and the app of a row number, deleted or not."""
-    found = sql.one(
-        db,
-        f"SELECT o.uid, {_APP_OF_A} FROM apps a JOIN orgs o ON o.id = a.org WHERE a.id = ?",
-        (app_id,),
+class WritableApp(msgspec.Struct, frozen=True):
+    """All that a write of secrets begins with. `durability` is the org's setting, if it is set."""
+
+    org: OrgRow
+    app: AppRow
+    key: PrimaryRow
+    durability: str | None
+
+
+def get_app_to_write(db: apsw.Connection, org_name: str, name: str) -> WritableApp:
+    """The live org and app of these names with what a write needs, or `not_found`."""
+    found = sql.one(db, _APP_TO_WRITE, (org_name, name))
+    if found is None:
+        raise not_found(f"there is no app {org_name}/{name}")
+    end = _ORG_COLUMNS + _APP_COLUMNS
+    return WritableApp(
+        OrgRow(*found[:_ORG_COLUMNS]),
+        AppRow(*found[_ORG_COLUMNS:end]),
+        PrimaryRow(*found[end : end + 3]),
+        found[end + 3],
     )
-    return None if found is None else (found[0], AppRow(*found[1:]))
+
+
+def app_by_id(db: apsw.Connection, app_id: int) -> tuple[bytes, AppRow, PrimaryRow] | None:
+    """The org's uid, the app of a row number, deleted or not, and its primary data key."""
+    found = sql.one(db, _APP_WITH_KEY, (app_id,))
+    if found is None:
+        return None
+    return found[0], AppRow(*found[1 : 1 + _APP_COLUMNS]), PrimaryRow(*found[1 + _APP_COLUMNS :])
 
 
 def list_orgs(db: apsw.Connection, after: str, limit: int) -> list[OrgRow]:

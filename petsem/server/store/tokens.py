@@ -67,6 +67,7 @@ class RevocationRow(msgspec.Struct, frozen=True):
     txid: int
 
 
+_NEVER = 2**62
 _TOKEN = (
     "nonce, org, root_key, kind, subject, parent, depth, caveats, label, created_at, created_by,"
     " expires_at, epoch, txid"
@@ -211,26 +212,33 @@ def revocation(db: apsw.Connection, nonce: bytes) -> tuple[int, int, int] | None
 
 def revocations_after(
     db: apsw.Connection, org: int | None, all_orgs: bool, after: tuple[int, int], limit: int
-) -> list[RevocationRow]:
-    """Revocations past (epoch, txid) in order, of one org or of all. A page may be longer than
-    `limit`, because the rows of one transaction are never parted."""
-    columns = "v.nonce, o.name, v.at, v.epoch, v.txid"
-    source = "FROM revocations v LEFT JOIN orgs o ON o.id = v.org"
-    scope = "" if all_orgs else "v.org IS ?1 AND "
+) -> tuple[list[RevocationRow], tuple[int, int] | None]:
+    """A page of what was revoked past (epoch, txid), in order, of one org or of all; and where the
+    page ends, None if there is no more.
+
+    Whatever was minted on the authority of a revoked token ended with it and is listed beside it,
+    also in the feed of its org if the other was the cluster's. A page has about `limit` revocations
+    and never a part of a transaction.
+    """
+    scope = "?1 IS ?1" if all_orgs else "(v.org IS ?1 OR v.org IS NULL)"
+    source = f"FROM revocations v WHERE {scope} AND (v.epoch, v.txid) > (?2, ?3)"
+    end = sql.one(
+        db,
+        f"SELECT v.epoch, v.txid {source} ORDER BY v.epoch, v.txid LIMIT 1 OFFSET ?4",
+        (org, *after, limit - 1),
+    )
     found = sql.rows(
         db,
-        f"SELECT {columns} {source} WHERE {scope} ?1 IS ?1 AND (v.epoch, v.txid) > (?2, ?3)"
-        " ORDER BY v.epoch, v.txid LIMIT ?4",
-        (org, *after, limit),
+        "WITH RECURSIVE ended (nonce, org, at, epoch, txid) AS ("
+        f"SELECT v.nonce, v.org, v.at, v.epoch, v.txid {source} AND (v.epoch, v.txid) <= (?4, ?5)"
+        " UNION SELECT t.nonce, t.org, e.at, e.epoch, e.txid"
+        " FROM ended e JOIN tokens t ON t.parent = e.nonce)"
+        " SELECT e.nonce, o.name, e.at, e.epoch, e.txid FROM ended e"
+        f" LEFT JOIN orgs o ON o.id = e.org WHERE {'1' if all_orgs else 'e.org IS ?1'}"
+        " ORDER BY e.epoch, e.txid, e.nonce",
+        (org, *after, *(end or (_NEVER, 0))),
     )
-    if len(found) == limit:
-        last = found[-1][3:5]
-        found = [row for row in found if row[3:5] != last] + sql.rows(
-            db,
-            f"SELECT {columns} {source} WHERE {scope} ?1 IS ?1 AND v.epoch = ?2 AND v.txid = ?3",
-            (org, *last),
-        )
-    return [RevocationRow(*row) for row in found]
+    return [RevocationRow(*row) for row in found], None if end is None else (end[0], end[1])
 
 
 def purge_expired(db: apsw.Connection, before_ms: int, limit: int) -> int:

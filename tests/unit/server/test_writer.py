@@ -275,6 +275,66 @@ async def test_scrub_empties_the_wal(rig: _Rig) -> None:
     assert rig.stored() == ["a"]
 
 
+async def test_a_scrub_that_a_reader_holds_up_is_made_up_for(rig: _Rig) -> None:
+    """It says that it is not done, and is done after the next group that finds nobody reading."""
+    await together(rig, put("a", 4096))
+    reader = open_reader(rig.path)
+    reader.execute("BEGIN")
+    sql.rows(reader, "SELECT * FROM probe")
+    await together(rig, put("b"))
+    assert not await rig.writer.scrub()
+    reader.execute("COMMIT")
+    reader.close()
+    wal = rig.path.with_name("petsem.db-wal")
+    assert wal.stat().st_size > 0
+    await together(rig, put("c"))
+    await rig.writer.stop()
+    assert wal.stat().st_size == 0
+    assert not await rig.writer.scrub()
+
+
+async def test_a_refusal_waits_for_the_commit_too(rig: _Rig) -> None:
+    """What a request is refused for may be what another of its group did, which is not stored
+    before the COMMIT."""
+    gate = threading.Event()
+    rig.helper.submit(gate.wait)
+    stored = asyncio.create_task(rig.writer.submit(put("a")))
+    refused = asyncio.create_task(rig.writer.submit(refuse))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not refused.done()
+    gate.set()
+    assert await stored == "a"
+    with pytest.raises(PetsemError) as error:
+        await refused
+    assert error.value.code is Code.CONFLICT
+
+
+async def test_nothing_unforeseen_stops_the_writer(
+    rig: _Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error outside of every request is answered to those who wait, and the next are served."""
+
+    def fail(*_: object) -> None:
+        raise OSError("the file system does not answer")
+
+    for broken in ("check", "_begin"):
+        with monkeypatch.context() as patched:
+            patched.setattr(rig.space if broken == "check" else rig.writer, broken, fail)
+            assert await together(rig, put("x")) == [Code.INTERNAL]
+        assert await together(rig, put(broken)) == [broken]
+    assert rig.stored() == ["_begin", "check"]
+
+
+async def test_a_disk_that_turns_read_only_is_unavailable(rig: _Rig) -> None:
+    """Writes are refused and not called a fault of the program."""
+
+    def read_only(_: Txn) -> str:
+        raise apsw.ReadOnlyError("attempt to write a readonly database")
+
+    assert await together(rig, read_only) == [Code.UNAVAILABLE]
+
+
 async def test_a_foreign_write_lock_is_waited_for(rig: _Rig) -> None:
     """Another process may hold the lock for a moment; the group begins when it lets go."""
     foreign = apsw.Connection(str(rig.path))

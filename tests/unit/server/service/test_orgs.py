@@ -161,7 +161,9 @@ async def test_after_seven_days_nothing_comes_back(node: Running) -> None:
     node.clock.advance(UNDELETE_MS / 1000)
     principal = node.principal(policy.ORGS_ADMIN, Names("acme"), operator)
     assert await refused(node.node.orgs.undelete_org(principal, call(), "acme")) is NOT_FOUND
-    assert await refused(node.node.orgs.create_org(principal, call(), "acme")) is CONFLICT
+    with pytest.raises(PetsemError) as error:
+        await node.node.orgs.create_org(principal, call(), "acme")
+    assert (error.value.code, "being purged" in error.value.message) == (CONFLICT, True)
     await node.node.housekeeping.tick()
     assert org_rows(node) == dict.fromkeys(TABLES, 0)
     await node.node.orgs.create_org(principal, call(), "acme")

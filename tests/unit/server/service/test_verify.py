@@ -316,6 +316,39 @@ async def test_the_feed_of_one_org_and_of_all(node: Running) -> None:
     ]  # fmt: skip
 
 
+async def test_what_was_minted_on_a_revoked_token_is_in_the_feed_with_it(node: Running) -> None:
+    """Whoever remembers verdicts by token id hears of each token that ended, also in an org's feed
+    when it was the cluster's token that was revoked, and whatever page that falls on."""
+    parent = await node.mint("action in tokens:mint, secrets:read", org=None)
+    child = await node.mint("action in tokens:mint, secrets:read", token=parent.token)
+    grandchild = await node.mint("action = secrets:read", token=child.token)
+    other = await node.reader()
+    at = node.node.writer.position
+    await node.revoke(parent.id, None)
+    await node.revoke(id_of(other))
+    here = node.node.writer.position
+    first = sorted((child.id, grandchild.id))
+    assert await page(node, at) == ([*first, id_of(other)], here)
+    every, _ = await page(node, at, None)
+    assert every == [*sorted((parent.id, *first)), id_of(other)]
+    for token in (child, grandchild):
+        assert node.verdict(token.token).reason == "REVOKED"
+
+
+async def test_pages_that_hold_nothing_for_an_org_are_passed_over(
+    node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An org's feed does not stop at a page full of the cluster's own revocations."""
+    monkeypatch.setattr(limits, "PAGE_MAX_ROWS", 2)
+    cluster = [await node.mint("action = nodes:read", org=None) for _ in range(5)]
+    ours = await node.reader()
+    at = node.node.writer.position
+    for minted in cluster:
+        await node.revoke(minted.id, None)
+    await node.revoke(id_of(ours))
+    assert await page(node, at) == ([id_of(ours)], node.node.writer.position)
+
+
 @pytest.mark.parametrize("org", ["acme", None])
 async def test_a_page_never_parts_a_transaction(
     node: Running, monkeypatch: pytest.MonkeyPatch, org: str | None
