@@ -14,7 +14,7 @@ from petsem.errors import PetsemError, invalid
 
 _ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}", re.ASCII)
-_ATTRIBUTE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}", re.ASCII)
+_ATTRIBUTE = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{1,{limits.MACHINE_MAX_CHARS}}}", re.ASCII)
 _POSITION = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})(?:-([0-9a-f]{16}))?", re.ASCII)
 
 
@@ -123,9 +123,12 @@ def check_secret_name(name: str) -> str:
 
 
 def check_attribute(value: str, what: str) -> str:
-    """`value`, if a caveat could name it: 1-255 printable ASCII, no comma, no space."""
+    """`value`, if a caveat could name it: printable ASCII, no comma, no space."""
     if _ATTRIBUTE.fullmatch(value) is None:
-        raise invalid(f"{what} must be 1 to 255 printable ASCII characters without comma or space")
+        raise invalid(
+            f"{what} must be 1 to {limits.MACHINE_MAX_CHARS} printable ASCII characters without "
+            "comma or space"
+        )
     return value
 
 

@@ -150,7 +150,8 @@ class Session(ABC):
         told = [f"{endpoint}: {error.message}" for endpoint, error in self._failures.items()]
         if len(told) > _TOLD_MAX:
             told[_TOLD_MAX:] = [f"{len(told) - _TOLD_MAX} more"]
-        return unavailable(f"no node could answer ({'; '.join(told) or 'no time to ask one'})")
+        why = "; ".join(told) or "no time to ask one"
+        return unavailable(f"no node could answer; check the addresses and the nodes ({why})")
 
 
 def _expired(message: str) -> PetsemError:

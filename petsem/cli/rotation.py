@@ -71,12 +71,16 @@ def _walk(run: Run, verb: str, step: KeyringStep) -> None:
                 step = KeyringStep(step.limit, step.org, step.app, cursor)
         except (PetsemError, KeyboardInterrupt):
             resume = "" if cursor is None else f" with --after {cursor}"
-            note(f"stopped after {done:,} rows; to go on, run the same command{resume}")
+            note(f"stopped after {_rows(done)}; to go on, run the same command{resume}")
             raise
     told = {"done": done, "remaining": progress.remaining, "message": progress.message}
-    show(run, told, line=f"{done:,} rows done: {progress.message}")
+    show(run, told, line=f"{_rows(done)} done: {progress.message}")
     if progress.remaining:
-        raise PetsemError(Code.CONFLICT, f"{progress.remaining:,} rows are left; see the message")
+        raise PetsemError(Code.CONFLICT, f"left: {_rows(progress.remaining)}; see the message")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _step(api: Api, verb: str, step: KeyringStep) -> KeyringProgress:

@@ -108,7 +108,8 @@ class Sender:
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 tls_failed = _is_tls(error)
             except httpx.TransportError as error:
-                raise _lost(error, call) from error
+                https = self._urls[at].startswith("https:")
+                raise _lost(error, call, https=https) from error
             except httpx.InvalidURL as error:
                 raise invalid(f"address {at + 1} of PETSEM_ADDR is not a usable URL") from error
         raise _nobody(tls_failed=tls_failed)
@@ -158,10 +159,15 @@ def _nobody(*, tls_failed: bool) -> PetsemError:
     )
 
 
-def _lost(error: httpx.TransportError, call: Call) -> PetsemError:
+def _lost(error: httpx.TransportError, call: Call, *, https: bool) -> PetsemError:
+    late = isinstance(error, httpx.TimeoutException)
+    # With TLS 1.3 that is how a node says that it does not like our certificate.
+    hint = "" if late or not https else " (or it wants another PETSEM_CERT and PETSEM_KEY)"
     if call.key is None:
-        return PetsemError(Code.UNAVAILABLE, "the connection to the node was lost; try again")
-    why = "in time" if isinstance(error, httpx.TimeoutException) else "before the connection ended"
+        return PetsemError(
+            Code.UNAVAILABLE, f"the connection to the node was lost{hint}; try again"
+        )
+    why = "in time" if late else f"before the connection ended{hint}"
     return PetsemError(
         Code.INDETERMINATE,
         f"the node did not answer {why}, so it is not known whether it was done; look before "

@@ -110,5 +110,8 @@ def _sentence(answer: Verdict | CanVerdict) -> str:
         verb = "allowed" if certain else "would be allowed"
         return f"{verb}: {answer.subject or '-'}, until {answer.expires_at or '-'}"
     verb = "refused" if certain else "would be refused"
-    caveat = f" (caveat: {answer.caveat})" if answer.caveat else ""
-    return f"{verb}, {answer.reason or 'unknown'}: {answer.message or ''}{caveat}"
+    message = answer.message or ""
+    # Most messages quote the caveat themselves.
+    unsaid = answer.caveat is not None and answer.caveat not in message
+    caveat = f" (caveat: {answer.caveat})" if unsaid else ""
+    return f"{verb}, {answer.reason or 'unknown'}: {message}{caveat}"

@@ -19,7 +19,6 @@ from typing import Final
 from petsem.crypto.keys import Key
 
 DIGEST_BYTES: Final = 16
-BODY_MAC_BYTES: Final = 32
 
 _DIGEST_PERSON: Final = b"petsem-dgst-k-v1"
 _BODY_PERSON: Final = b"petsem-body-k-v1"

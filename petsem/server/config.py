@@ -102,7 +102,15 @@ class Config:
 def load_config(datadir: DataDir) -> Config:
     """The configuration in `datadir`; `invalid` naming the key and its bounds."""
     datadir.require()
-    return parse_config(files.read_bounded(datadir.config_file, _CONFIG_MAX_BYTES), datadir.path)
+    data = files.read_bounded(datadir.config_file, _CONFIG_MAX_BYTES)
+    config = parse_config(data, datadir.path)
+    # The cluster knows the node by its region, and caveats are held against it.
+    if config.node.region != datadir.read_identity().region:
+        raise invalid(
+            "[node] region in petsem.toml is not the one in node.json; put it back: a node keeps "
+            "the region that it was made with"
+        )
+    return config
 
 
 def parse_config(data: bytes, base: Path) -> Config:

@@ -224,7 +224,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "",
         "name",
         f"1 to {limits.REGION_MAX_CHARS} lower-case letters, digits and hyphens",
-        "Where this node stands; it must be the region that `petsem init` or `join` was given.",
+        "Where this node stands; it must be the region that `petsem init` was given.",
         '"local"',
     ),
     Key(

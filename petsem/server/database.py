@@ -98,7 +98,7 @@ def _open(
 
 def _not_opened(path: Path, error: apsw.Error) -> PetsemError:
     if isinstance(error, apsw.CantOpenError):
-        return unavailable(f"the database {path.name} cannot be opened; is its directory there?")
+        return unavailable(f"the database {path.name} is not there or cannot be opened")
     if isinstance(error, apsw.NotADBError):
         return PetsemError(Code.CORRUPT, f"{path.name} is not a SQLite database")
     if isinstance(error, apsw.CorruptError):

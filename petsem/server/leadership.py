@@ -19,8 +19,17 @@ from petsem.server.datadir import DataDir
 from petsem.server.schema import migrate, refuse_newer, version_of
 
 
-def open_epoch(db: apsw.Connection, datadir: DataDir, node_id: str, now_ms: int) -> Position:
+def open_epoch(
+    db: apsw.Connection,
+    datadir: DataDir,
+    node_id: str,
+    now_ms: int,
+    addresses: tuple[str, str, str],
+) -> Position:
     """Migrate the database if it is older, and begin this start's epoch in a transaction.
+
+    `addresses` (HTTP, gRPC, peer) are where the node answers from this start on: `petsem.toml` may
+    have changed since the last one.
 
     Raises `conflict` for a database that is not this node's to lead, `corrupt` for one that cannot
     be read, and `unavailable` if it cannot be written; then it may be called again.
@@ -36,6 +45,11 @@ def open_epoch(db: apsw.Connection, datadir: DataDir, node_id: str, now_ms: int)
         db.execute("BEGIN IMMEDIATE")
         migrate(db)
         position = begin_epoch(db, Position(epoch, before.txid + 1), node_id, now_ms)
+        sql.run(
+            db,
+            "UPDATE nodes SET http = ?, grpc = ?, peer = ? WHERE id = ?",
+            (*addresses, node_id),
+        )
         db.execute("COMMIT")
     except (apsw.Error, PetsemError) as e:
         if db.in_transaction:

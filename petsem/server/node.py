@@ -64,7 +64,10 @@ class Node:
         self.space.restore()
         db = await loop.run_in_executor(self.helper, self.writer.open)
         await loop.run_in_executor(self.helper, check_start, db, self.datadir, self.identity)
-        begin = partial(open_epoch, db, self.datadir, self.identity.node_id, self.clock.unix_ms())
+        config = self.config
+        addresses = str(config.http.bind), str(config.grpc.bind), str(config.peer.bind)
+        node_id, now_ms = self.identity.node_id, self.clock.unix_ms()
+        begin = partial(open_epoch, db, self.datadir, node_id, now_ms, addresses)
         try:
             await loop.run_in_executor(self.helper, begin)
         except PetsemError as e:

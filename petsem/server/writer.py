@@ -286,6 +286,7 @@ class Writer:
             await self._finish_all(Txn(db, position, now_ms, changed))
             sql.run(db, "UPDATE position SET txid = ?", (position.txid,))
         except Exception as e:
+            log.error("group_not_finished", error=type(e).__name__)
             if db.in_transaction:
                 db.execute("ROLLBACK")
             refusal = self._refusal(e)

@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from pymacaroons import Macaroon as TheirMacaroon
 from pymacaroons import Verifier
 from pymacaroons.macaroon import MACAROON_V2
@@ -195,7 +196,7 @@ def spellings(caveat: Caveat) -> tuple[Caveat, ...]:
     """A third-party caveat may leave its location out in two ways."""
     if caveat.vid is None or caveat.location is not None:
         return (caveat,)
-    return caveat, replace(caveat, location=b"")
+    return caveat, structs.replace(caveat, location=b"")
 
 
 @thorough

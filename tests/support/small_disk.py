@@ -9,12 +9,24 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.support.daemon import PETSEM, ROOT, SERVE, Daemon, Ran, clean_environ
+
+_LOCK: Final = """
+import apsw, sys
+db = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE)
+db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+db.set_busy_timeout(5_000)
+db.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+db.execute("ROLLBACK")
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,25 @@ class SmallDisk:
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr.decode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The database's write lock in another process's hand, so that writes queue up for one
+        group. The node bears that for two seconds."""
+        held = subprocess.Popen(
+            [*self.enter, sys.executable, "-c", _LOCK, str(self.path / "node" / "petsem.db")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert held.stdin is not None
+        assert held.stdout is not None
+        try:
+            assert held.stdout.readline() == b"locked\n"
+            yield
+        finally:
+            held.stdin.close()
+            held.stdout.close()
+            held.wait(10)
 
     @property
     def free_bytes(self) -> int:

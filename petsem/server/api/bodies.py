@@ -42,7 +42,11 @@ def decode_json(raw: bytes, kind: type[T]) -> T:
         sentence = explain(e, kind, "the body")
     except msgspec.DecodeError as e:
         at = _AT_BYTE.search(str(e))
-        where = f"see its byte {at[1]}" if at is not None else "it ends too soon"
+        where = (
+            f"see its byte {at[1]}"
+            if at is not None
+            else "it ends too soon, or in half a character"
+        )
         sentence = f"the body is not valid JSON; {where}"
     else:
         _LOOK_FOR_EQUAL_KEYS.decode(text)

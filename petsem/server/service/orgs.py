@@ -12,11 +12,12 @@ from typing import Final
 
 import apsw
 import msgspec
+import structlog
 from msgspec.structs import replace
 
 from petsem.clock import rfc3339
 from petsem.crypto.keys import random_id
-from petsem.errors import conflict, not_found
+from petsem.errors import PetsemError, conflict, not_found
 from petsem.model import check_app, check_org
 from petsem.server.auth import Principal
 from petsem.server.changes import REVOCATIONS
@@ -31,7 +32,13 @@ from petsem.server.store.orgs import AppRow, OrgRow
 from petsem.server.writer import Txn
 from petsem.wire import http
 
+log = structlog.get_logger(__name__)
+
 UNDELETE_MS: Final = 7 * 24 * 3600 * 1000
+_PUT_OFF: Final = (
+    "it is deleted for good, but the node could not remove all of it now (see its log) and goes on "
+    "by itself; copies in backups made before then last as long as those backups"
+)
 
 
 class _Deletion(msgspec.Struct, frozen=True):
@@ -89,9 +96,7 @@ class Orgs:
             return deletion
 
         done, _ = await self._writes.once(principal, call, owned_by(None), _Deletion, job)
-        if now:
-            await self._purge(purging.purge_org, done)
-        return done.reply
+        return await self._purge(purging.purge_org, done) if now else done.reply
 
     async def undelete_org(self, principal: Principal, call: Call, name: str) -> http.Org:
         """Bring a softly deleted org back."""
@@ -167,9 +172,7 @@ class Orgs:
             return deletion
 
         done, _ = await self._writes.once(principal, call, owned_by(org_name), _Deletion, job)
-        if now:
-            await self._purge(purging.purge_app, done)
-        return done.reply
+        return await self._purge(purging.purge_app, done) if now else done.reply
 
     async def undelete_app(
         self, principal: Principal, call: Call, org_name: str, name: str
@@ -190,10 +193,17 @@ class Orgs:
 
     async def _purge(
         self, piece: Callable[[apsw.Connection, int, int], int], of: _Deletion
-    ) -> None:
-        """Remove what was deleted for good. If this is cut short, housekeeping ends it."""
-        await self._writes.in_pieces(lambda txn: piece(txn.db, of.row, of.purge_at))
+    ) -> http.Deleted:
+        """Remove what was deleted for good, and the reply. If this is cut short, housekeeping ends
+        it."""
+        try:
+            await self._writes.in_pieces(lambda txn: piece(txn.db, of.row, of.purge_at))
+        except PetsemError as e:
+            # An error would say that nothing was done, and the deletion is committed.
+            log.warning("purge_put_off", code=e.code.value)
+            return replace(of.reply, message=_PUT_OFF)
         await self._writes.scrub()
+        return of.reply
 
 
 def _refuse_taken(found: OrgRow | AppRow | None, what: str, now_ms: int) -> None:

@@ -225,6 +225,19 @@ def test_a_change_whose_answer_is_lost_is_indeterminate(error: Exception) -> Non
     assert "was lost" in read.stderr
 
 
+def test_over_tls_a_lost_connection_may_be_a_certificate_that_is_missing() -> None:
+    """With TLS 1.3 a node that wants another certificate just ends the connection."""
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("x")
+
+    https = {"PETSEM_ADDR": "https://127.0.0.1:7400"}
+    read = run("secrets", "list", transport=httpx.MockTransport(handle), env=https)
+    assert "wants another PETSEM_CERT and PETSEM_KEY" in read.stderr
+    changed = run(*SET, transport=httpx.MockTransport(handle), stdin="x", env=https)
+    assert "wants another PETSEM_CERT and PETSEM_KEY" in changed.stderr
+
+
 def test_a_certificate_that_is_not_trusted_is_said() -> None:
     """TLS trouble is told apart from a node that is down."""
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_rewrapped_is_no_success() -> None:
     node = Node({"POST /v1/keyring/rewrap": [step(3, 2, None, "no key for 2")]})
     result = run("keyring", "rewrap", node=node)
     assert (result.exit_code, result.stdout) == (5, "3 rows done: no key for 2\n")
-    assert "2 rows are left" in result.stderr
+    assert "left: 2 rows; see" in result.stderr
 
 
 def test_an_interrupted_rotation_says_how_to_go_on() -> None:

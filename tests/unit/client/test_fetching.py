@@ -90,7 +90,8 @@ def test_nobody_answers() -> None:
     assert our.clock.boot_s() - before_s <= 10.0
     assert error.code is Code.UNAVAILABLE
     assert error.message == (
-        f"no node could answer ({A}: no answer in time; {B}: connection reset)"
+        "no node could answer; check the addresses and the nodes "
+        f"({A}: no answer in time; {B}: connection reset)"
     )
 
 

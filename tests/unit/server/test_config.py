@@ -243,6 +243,16 @@ def test_a_region_out_of_bounds_says_what_a_region_is() -> None:
     assert "a region's name is 1 to 63" in refused('[node]\nregion = "Ams"')
 
 
+def test_a_node_keeps_its_region(tmp_path: Path) -> None:
+    """A region in petsem.toml that is not the node's is refused, not ignored."""
+    datadir = DataDir(tmp_path / "node")
+    datadir.create()
+    datadir.write_identity(NodeIdentity("n", bytes(16), "fra"))
+    datadir.config_file.write_text(REGION)
+    with pytest.raises(PetsemError, match="is not the one in node.json"):
+        load_config(datadir)
+
+
 def test_a_file_that_is_not_utf8_or_too_large_is_refused(tmp_path: Path) -> None:
     """A configuration is text, and of a sensible size."""
     with pytest.raises(PetsemError, match="is not UTF-8 text"):

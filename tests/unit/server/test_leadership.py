@@ -19,6 +19,8 @@ from petsem.server.schema import SCHEMA_VERSION
 from tests.support.failing_vfs import FULL, IO, FailingVfs
 from tests.support.nodes import Running, Site
 
+ADDRESSES = ("127.0.0.1:7400", "127.0.0.1:7401", "127.0.0.1:7402")
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
@@ -34,7 +36,7 @@ def db(site: Site) -> Iterator[apsw.Connection]:
 
 def start(site: Site, db: apsw.Connection) -> Position:
     """Begin an epoch as this node's next start would."""
-    return open_epoch(db, site.datadir, "ams-1", 1_000)
+    return open_epoch(db, site.datadir, "ams-1", 1_000, ADDRESSES)
 
 
 def epochs(db: apsw.Connection) -> list[sql.Row]:
@@ -50,6 +52,19 @@ def test_each_start_begins_an_epoch_in_a_transaction_of_its_own(
     assert epochs(db) == [(2, 2, "ams-1"), (3, 3, "ams-1")]
     state = site.datadir.read_state()
     assert (state.bound_epoch, state.bound_leader) == (3, "ams-1")
+
+
+async def test_the_cluster_learns_where_a_node_answers_now(site: Site) -> None:
+    """An address that was changed in petsem.toml is the one that status and node list show."""
+    config = site.datadir.config_file
+    config.write_text(
+        config.read_text().replace('# bind = "127.0.0.1:7400"', 'bind = "[::1]:8400"')
+    )
+    async with site.running() as node:
+        listed = node.node.status.nodes().nodes[0]
+        told = node.node.status.status().nodes[0]
+    assert (listed.http, listed.grpc) == (told.http, told.grpc) == ("[::1]:8400", "127.0.0.1:7401")
+    assert listed.peer == "127.0.0.1:7402"
 
 
 def test_a_number_is_bound_on_the_disk_before_it_is_used(

@@ -17,8 +17,12 @@ TWICE = "an object in the body has the same key twice"
 NUMBER = "if_version must be a whole number or null"
 
 CASES: list[tuple[bytes, Any, str]] = [
-    (b"", http.CreateOrg, "the body is not valid JSON; it ends too soon"),
-    (b'{"org"', http.CreateOrg, "the body is not valid JSON; it ends too soon"),
+    (b"", http.CreateOrg, "the body is not valid JSON; it ends too soon, or in half a character"),
+    (
+        b'{"org"',
+        http.CreateOrg,
+        "the body is not valid JSON; it ends too soon, or in half a character",
+    ),
     (b'{"org":"hunter2canary"} x', http.CreateOrg, "the body is not valid JSON; see its byte 25"),
     (b'{"org":"a"}{"org":"a"}', http.CreateOrg, "the body is not valid JSON; see its byte 12"),
     (b'{"org":"a",}', http.CreateOrg, "the body is not valid JSON; see its byte 11"),
@@ -48,7 +52,11 @@ CASES: list[tuple[bytes, Any, str]] = [
         http.CreateOrg,
         "the body is not valid JSON; see its byte 27",
     ),
-    (b'{"org":"a\\ud800"}', http.CreateOrg, "the body is not valid JSON; it ends too soon"),
+    (
+        b'{"org":"a\\ud800"}',
+        http.CreateOrg,
+        "the body is not valid JSON; it ends too soon, or in half a character",
+    ),
     (
         b'{"org":"a\\ud800 and more"}',
         http.CreateOrg,

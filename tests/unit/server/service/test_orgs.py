@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from petsem.clock import rfc3339
-from petsem.errors import Code, PetsemError
+from petsem.errors import Code, PetsemError, unavailable
 from petsem.server import policy
 from petsem.server.auth import Names
 from petsem.server.service.orgs import UNDELETE_MS
+from petsem.server.service.writes import Writes
 from petsem.wire import http
 from tests.support.nodes import Running, call, refusal, running
 
@@ -244,6 +245,29 @@ async def test_a_large_org_is_purged_in_pieces(
 
 async def _cut_short(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+async def test_a_purge_that_fails_does_not_deny_the_deletion(
+    node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion is committed and told, with a message that does not claim that all is gone; the
+    minute's work removes the rest."""
+    await node.furnish()
+    await node.patch({"A": "alpha"})
+
+    async def fails(*_: object) -> None:
+        raise unavailable("the node's disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writes, "in_pieces", fails)
+        app = await node.delete_app(now=True)
+        org = await node.delete_org(now=True)
+    assert (app.purge_at, org.purge_at) == (None, None)
+    assert "could not remove all of it now" in app.message
+    assert app.message == org.message
+    assert node.rows("SELECT count(*) FROM secrets") == [(1,)]
+    await node.node.housekeeping.tick()
+    assert node.rows("SELECT count(*) FROM secrets") == [(0,)]
 
 
 async def test_lists_are_by_name_and_paged(node: Running) -> None:
