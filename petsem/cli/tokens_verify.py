@@ -112,6 +112,6 @@ def _sentence(answer: Verdict | CanVerdict) -> str:
     verb = "refused" if certain else "would be refused"
     message = answer.message or ""
     # Most messages quote the caveat themselves.
-    unsaid = answer.caveat is not None and answer.caveat not in message
+    unsaid = answer.caveat and answer.caveat not in message
     caveat = f" (caveat: {answer.caveat})" if unsaid else ""
     return f"{verb}, {answer.reason or 'unknown'}: {message}{caveat}"

@@ -249,7 +249,7 @@ def test_a_node_keeps_its_region(tmp_path: Path) -> None:
     datadir.create()
     datadir.write_identity(NodeIdentity("n", bytes(16), "fra"))
     datadir.config_file.write_text(REGION)
-    with pytest.raises(PetsemError, match="is not the one in node.json"):
+    with pytest.raises(PetsemError, match=r"is not the one in node\.json"):
         load_config(datadir)
 
 
