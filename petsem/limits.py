@@ -25,6 +25,8 @@ ENVELOPE_MAX_BYTES: Final = 2 * 1024 * 1024
 TOKEN_MAX_BYTES: Final = 6 * 1024
 """A token with all its discharges, as text."""
 CAVEATS_MAX: Final = 64
+CAVEATS_MINTED_MAX: Final = 56
+"""Of those, how many a token may be minted with: clients narrow it by a few before they send it."""
 DISCHARGES_MAX: Final = 8
 CAVEAT_MAX_BYTES: Final = 2048
 TOKEN_CHAIN_MAX: Final = 8

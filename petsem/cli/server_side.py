@@ -13,7 +13,7 @@ import click
 from petsem.cli import exits
 from petsem.cli.extra import server_extra
 from petsem.cli.options import common, pass_run
-from petsem.cli.output import Table, show
+from petsem.cli.output import Table, note, show
 from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
 from petsem.cli.usage import Command, Group
@@ -113,6 +113,11 @@ def check_command(run: Run, directory: Path, everything: bool) -> None:
     rows = [(each.name, each.result.value, each.message) for each in report.findings]
     told = {"ok": report.ok, "findings": report.findings}
     show(run, told, Table(("CHECK", "RESULT", "DETAIL"), rows))
+    skipped = sum(each.result.value == "skipped" for each in report.findings)
+    if skipped:
+        note(
+            f"{skipped} checks were skipped because a key is not here: what they cover is unproven"
+        )
     if not report.ok:
         raise click.exceptions.Exit(exits.CORRUPT)
 

@@ -84,6 +84,12 @@ def _read(wish: _Wish, *, exact: bool) -> Entry:
         value = _encoded(source)
     elif source == "-" or not stdin_is_tty():
         value = _from_pipe(wish.name, exact=exact)
+        if not value and source is None and not exact:
+            # A job without a stdin would wipe the secret.
+            raise invalid(
+                f"stdin is empty, so {wish.name} was not set; for an empty value use "
+                f"{wish.name}=- or --exact"
+            )
     else:
         value = _from_person(wish.name)
     return Entry(wish.name, value, wish.name)

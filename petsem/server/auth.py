@@ -144,8 +144,13 @@ class Authenticator:
         except TokenRefused as refused:
             raise refused.as_error() from None
 
-    def verify(self, db: apsw.Connection, text: str) -> Verified:
-        """What the token stands for, or `TokenRefused`. Its caveats are not evaluated here."""
+    def verify(self, db: apsw.Connection, text: str, *, org: str | None = None) -> Verified:
+        """What the token stands for, or `TokenRefused`. Its caveats are not evaluated here.
+
+        `org` is the one that is asked about, if it is known: then a token of another org is refused
+        also where that org's root key is damaged or its KEK not here, so that nobody's trouble with
+        his own keys fails an answer about somebody else.
+        """
         as_of = self._changes.authority
         seen = self._seen.find(text)
         if seen is None:
@@ -161,7 +166,12 @@ class Authenticator:
         if seen is not None and seen.org_uid == row.org_uid:
             caveats = seen.caveats
         else:
-            root_key = self._root_key(db, identifier.root_key_id, row)
+            try:
+                root_key = self._root_key(db, identifier.root_key_id, row)
+            except PetsemError:
+                if org is not None and row.org_name not in (None, org):
+                    raise TokenRefused(Reason.WRONG_ORG) from None
+                raise
             caveats = verify_signatures(unverified or parse_token(text), root_key)
             self._seen.add(text, Seen(identifier, row.org_uid, caveats))
         if (

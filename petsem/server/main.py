@@ -64,6 +64,8 @@ def serve(
 async def _serve(datadir: DataDir, environ: dict[str, str], vfs: str | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(loop_exception_handler)
+    # Until the keyring can be read again: whoever sends it too early must not end the node.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)

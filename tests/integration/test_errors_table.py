@@ -217,7 +217,7 @@ def _check_connect(trouble: Trouble, code: str, *, proto: bool) -> None:
     else:
         asked, token = FETCHES[code](trouble)
     body = asked if proto else _as_json(asked)
-    ask = partial(trouble.doors.connect, FETCH, body, token=token, proto=proto, **headers)
+    ask = partial(trouble.doors.connect, FETCH, body, token=token, proto=proto, headers=headers)
     reply = _broken(trouble, ask) if code == "internal" else ask()
     status = CONNECT_HTTP.get(code, TABLE[code][0])
     assert reply.error is not None

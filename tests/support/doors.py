@@ -196,7 +196,7 @@ class Doors:
         *,
         token: str | None = "",
         proto: bool = True,
-        **headers: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """One call over Connect; `message` may be the bytes of a body."""
         body = message if isinstance(message, bytes) else message.SerializeToString()
@@ -206,7 +206,7 @@ class Doors:
             body,
             token=token,
             content_type="application/proto" if proto else "application/json",
-            **headers,
+            **(headers or {}),
         )
         if answer.status != 200:
             return connect_error(answer)

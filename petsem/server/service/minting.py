@@ -87,7 +87,10 @@ def check_label(label: str | None) -> str | None:
 
 def _require_size(caveats: tuple[Predicate, ...]) -> None:
     """Refuse what could be issued and then not be written as a token."""
-    if len(caveats) > limits.CAVEATS_MAX:
-        raise invalid(f"a token has at most {limits.CAVEATS_MAX} caveats, inherited ones included")
+    if len(caveats) > limits.CAVEATS_MINTED_MAX:
+        raise invalid(
+            f"a token is minted with at most {limits.CAVEATS_MINTED_MAX} caveats, "
+            "inherited ones included"
+        )
     parts = tuple(Caveat(str(predicate).encode("ascii")) for predicate in caveats)
     encode_token(Macaroon(LOCATION, bytes(IDENTIFIER_BYTES), parts, bytes(SIGNATURE_BYTES)))

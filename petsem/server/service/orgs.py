@@ -202,8 +202,7 @@ class Orgs:
             # An error would say that nothing was done, and the deletion is committed.
             log.warning("purge_put_off", code=e.code.value)
             return replace(of.reply, message=_PUT_OFF)
-        await self._writes.scrub()
-        return of.reply
+        return replace(of.reply, message=await self._writes.scrub())
 
 
 def _refuse_taken(found: OrgRow | AppRow | None, what: str, now_ms: int) -> None:
@@ -213,7 +212,10 @@ def _refuse_taken(found: OrgRow | AppRow | None, what: str, now_ms: int) -> None
         raise conflict(f"there is an {what} already; choose another name")
     if _is_due(found, now_ms):
         raise conflict(f"the {what} is being purged; try again shortly")
-    raise conflict(f"the {what} was deleted and can still be undeleted; do that, or delete it now")
+    raise conflict(
+        f"the {what} was deleted and can still be undeleted; do that, or delete it with now=true "
+        "(--now)"
+    )
 
 
 def _is_due(row: OrgRow | AppRow, now_ms: int) -> bool:

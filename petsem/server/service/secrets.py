@@ -217,13 +217,12 @@ class Secrets:
             return _destroy_one(txn, app_row, body.names, body.version)
 
         done, position = await self._writes.once(principal, call, owned_by(org), _Destroyed, job)
-        await self._writes.scrub()
+        gone = await self._writes.scrub()
         return http.Destroyed(
             version=done.version,
             destroyed=done.destroyed,
             position=str(position),
-            message="the values are gone from this node's database; copies in backups made before "
-            "now last as long as those backups",
+            message=gone,
         )
 
     def _destroy_all(

@@ -103,7 +103,7 @@ class Verification:
         self, db: apsw.Connection, item: VerifyItem, position: Position, now_s: int | None
     ) -> Verdict:
         try:
-            token = self._auth.verify(db, item.token)
+            token = self._auth.verify(db, item.token, org=item.access["org"])
             self._auth.clear_access(token, item.access, now_s=now_s)
         except TokenRefused as refused:
             return Verdict(

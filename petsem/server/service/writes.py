@@ -90,9 +90,18 @@ class Writes:
         while await self._writer.submit(some):
             pass
 
-    async def scrub(self) -> None:
-        """After values were destroyed: see that the overwritten pages are on the disk."""
-        await self._writer.scrub()
+    async def scrub(self) -> str:
+        """After values were destroyed: see that the overwritten pages are on the disk. A sentence
+        for whoever asked, which says where copies may still be."""
+        if await self._writer.scrub():
+            return (
+                "it is gone from this node's database; copies in backups made before now last as "
+                "long as those backups"
+            )
+        return (
+            "it is deleted; sealed copies stay in the write-ahead log until whoever reads the "
+            "database lets go of it, and in backups made before now as long as those last"
+        )
 
     def _recall(
         self, txn: Txn, principal: Principal, call: Call, owner: Owner, outcome: type[T]

@@ -41,8 +41,8 @@ def test_a_pipe_without_a_newline_is_kept_in_silence() -> None:
 
 
 def test_an_empty_pipe_is_pointed_out() -> None:
-    """The command before it may have failed."""
-    result, values = set_values("A", stdin="")
+    """Whoever writes `-` means stdin, but the command before it may have failed."""
+    result, values = set_values("A=-", stdin="")
     assert values == {"A": ""}
     assert result.stderr == "A: stdin was empty, so the value is empty\n"
 
