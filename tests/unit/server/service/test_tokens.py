@@ -12,6 +12,7 @@ import pytest
 from petsem import limits
 from petsem.clock import rfc3339
 from petsem.errors import Code, PetsemError
+from petsem.limits import CAVEATS_MAX, CAVEATS_MINTED_MAX
 from petsem.model import Kind
 from petsem.server import policy
 from petsem.server.auth import Names, Request
@@ -317,8 +318,11 @@ async def test_authority_is_passed_on_eight_times(node: Running) -> None:
 
 async def test_a_token_that_could_not_be_written_is_not_issued(node: Running) -> None:
     """Too many caveats, inherited ones included, or too many bytes: refused, and nothing stored."""
-    many = [f"k{n} = v" for n in range(61)]
-    assert len(caveats_of((await node.mint("action = secrets:read", *many)).token)) == 64
+    many = [f"k{n} = v" for n in range(CAVEATS_MINTED_MAX - 3)]
+    minted = (await node.mint("action = secrets:read", *many)).token
+    assert len(caveats_of(minted)) == CAVEATS_MINTED_MAX
+    room = [f"narrow{n} = v" for n in range(CAVEATS_MAX - CAVEATS_MINTED_MAX)]
+    assert len(caveats_of(narrowed(minted, *room))) == CAVEATS_MAX
     assert (await refused(node, "action = secrets:read", *many, "one = more"))[0] is INVALID
     asker = narrowed(node.operator, f"region = {REGION}")
     assert (await refused(node, "action = secrets:read", *many, token=asker))[0] is INVALID
