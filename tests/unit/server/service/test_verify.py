@@ -41,6 +41,21 @@ def why(verdict: Verdict) -> tuple[bool, str, str]:
 # Verdicts
 
 
+async def test_a_damaged_root_key_is_its_own_org_s_trouble(node: Running) -> None:
+    """A batch about one org is answered, whatever state the keys of another org are in whose
+    token somebody slipped in; a question about the damaged org itself is an error."""
+    await node.furnish("beta")
+    ours, theirs = await node.reader(), await node.reader(org="beta")
+    which = "org = (SELECT id FROM orgs WHERE name = 'beta')"
+    envelope = node.rows(f"SELECT envelope FROM root_keys WHERE {which}")[0][0]
+    flipped = envelope[:-1] + bytes((envelope[-1] ^ 1,))
+    await node.tamper(f"UPDATE root_keys SET envelope = ? WHERE {which}", flipped)
+    items = [VerifyItem(token, READ) for token in (ours, theirs)]
+    verdicts = node.node.verification.verify(Request(node.operator, None), items)
+    assert [why(verdict) for verdict in verdicts] == [(True, "", ""), (False, "WRONG_ORG", "")]
+    assert outcome(lambda: node.verdict(theirs, org="beta")) == (Code.CORRUPT, None, None)
+
+
 async def test_an_allowed_token_says_whose_it_is(node: Running) -> None:
     """Id, org, subject, the end of its life and the position of the answer; a refused one says
     nothing but why."""
