@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from petsem import limits
+from petsem.cli.names import check_typed_name
 from petsem.errors import Code, PetsemError, invalid
-from petsem.model import check_secret_name
 from petsem.wire.http import Base64Value, Value
 
 IMPORT_MAX_BYTES = 4 * limits.APP_MAX_BYTES
@@ -36,7 +36,7 @@ def check_entries(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     places: dict[str, str] = {}
     for entry in checked:
         try:
-            check_secret_name(entry.name)
+            check_typed_name(entry.name)
         except PetsemError as error:
             raise invalid(f"{entry.where}: {error.message}") from None
         if entry.name in places:

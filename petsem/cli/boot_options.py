@@ -15,13 +15,14 @@ import click
 
 from petsem.cli.child_environ import fit, misfits, parse_renames
 from petsem.cli.credentials import token_of
+from petsem.cli.names import check_typed_name
 from petsem.cli.options import AppRef, app_option, remote
 from petsem.cli.output import note, warn
 from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
 from petsem.errors import invalid, not_found
 from petsem.limits import VERSION_MAX
-from petsem.model import Position, check_secret_name
+from petsem.model import Position
 
 if TYPE_CHECKING:
     from petsem_client import Bundle
@@ -102,7 +103,7 @@ def _with_wish(
             machine=machine,
             min_version=min_version,
             min_position=None if min_position is None else Position.parse(min_position),
-            only=tuple(dict.fromkeys(check_secret_name(name) for name in _split(only))),
+            only=tuple(dict.fromkeys(check_typed_name(name) for name in _split(only))),
             renames=parse_renames(mapped),
             allowed=frozenset(_split(allowed)),
             skip_invalid=skip_invalid,

@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from petsem.cli.names import check_typed_name
 from petsem.errors import PetsemError, invalid
-from petsem.model import check_secret_name
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 OWN_PREFIX: Final = "PETSEM_"
@@ -125,7 +125,7 @@ def parse_renames(pairs: Collection[str]) -> dict[str, str]:
         name, _, variable = pair.partition("=")
         if not _SHELL_NAME.fullmatch(variable) or name in renames:
             raise invalid(f"--map {number} is not NAME=VARIABLE, or its name is mapped already")
-        renames[check_secret_name(name)] = variable
+        renames[check_typed_name(name)] = variable
     return renames
 
 

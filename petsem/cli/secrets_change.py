@@ -10,6 +10,7 @@ import click
 from petsem.cli.api import connect
 from petsem.cli.confirm import confirm_name
 from petsem.cli.durability import durability_options
+from petsem.cli.names import check_typed_name
 from petsem.cli.narrowing import Scope
 from petsem.cli.options import AppRef, app_option, pass_run, remote
 from petsem.cli.output import Table, note, show
@@ -24,7 +25,6 @@ from petsem.cli.patching import (
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
 from petsem.errors import invalid
-from petsem.model import check_secret_name
 from petsem.wire.http import Destroy, Destroyed, DurabilityWish, Rollback, SecretsPatched
 
 
@@ -119,7 +119,7 @@ def destroy_command(
 
 def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        check_secret_name(name)
+        check_typed_name(name)
     if len(set(names)) != len(names):
         raise invalid("a name is given twice")
     return names

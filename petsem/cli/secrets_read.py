@@ -12,6 +12,7 @@ import click
 
 from petsem.cli.api import Api, connect
 from petsem.cli.batch import value_bytes
+from petsem.cli.names import check_typed_name
 from petsem.cli.narrowing import Scope
 from petsem.cli.options import AppRef, app_option, pass_run, remote
 from petsem.cli.output import Table, note, show
@@ -21,7 +22,6 @@ from petsem.cli.run import Run
 from petsem.cli.streams import stdout_is_tty, write_stdout
 from petsem.cli.usage import Command
 from petsem.errors import Code, PetsemError, invalid, not_found
-from petsem.model import check_secret_name
 from petsem.wire.http import (
     Freshness,
     SecretInfo,
@@ -65,7 +65,7 @@ def get_command(
     run: Run, name: str, app: AppRef, version: int | None, machine: str | None, reveal: bool
 ) -> None:
     """Print one value: its exact bytes, or with -o json text, or base64 if it is not UTF-8."""
-    check_secret_name(name)
+    check_typed_name(name)
     if stdout_is_tty() and not reveal:
         raise invalid("the value would stay on the screen; pipe it somewhere, or give --reveal")
     params: dict[str, str | int] = {"names": name}

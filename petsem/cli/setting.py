@@ -16,10 +16,10 @@ import click
 from petsem import limits
 from petsem.cli.batch import Entry
 from petsem.cli.importing import read_file
+from petsem.cli.names import check_typed_name
 from petsem.cli.output import note
 from petsem.cli.streams import read_stdin, stdin_is_tty
 from petsem.errors import PetsemError, invalid
-from petsem.model import check_secret_name
 
 TERMINAL_LINE_MAX_BYTES: Final = 4095
 """What Linux hands over of one typed or pasted line (N_TTY); it drops the rest in silence."""
@@ -52,7 +52,7 @@ def read_settings(arguments: Sequence[str], *, allow_argv: bool, exact: bool) ->
 def _wish(argument: str, number: int) -> _Wish:
     name, equals, source = argument.partition("=")
     try:
-        check_secret_name(name)
+        check_typed_name(name)
     except PetsemError:
         raise invalid(
             f"argument {number} does not start with a secret's name: a letter or underscore, then "

@@ -13,6 +13,7 @@ database. It does not decide who may write.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -199,7 +200,7 @@ class Writer:
         except Exception as e:
             # Not a request's error: those are caught one by one. Whatever it is, the connection is
             # not to be trusted any further, and whether the group was stored is not known.
-            log.error("group_failed", exc_info=e)
+            log.error("group_failed", error=type(e).__name__, where=_where(e))
             self.last_error = type(e).__name__
             await self._reopen()
             for request in group:
@@ -269,7 +270,7 @@ class Writer:
             return PetsemError(
                 Code.CORRUPT, "the database is damaged on disk; run 'petsem check' on this node"
             )
-        log.error("write_failed", exc_info=cause)
+        log.error("write_failed", error=type(cause).__name__, where=_where(cause))
         return PetsemError(Code.INTERNAL, "internal error; see the node's log")
 
     async def _end(
@@ -417,6 +418,11 @@ class Writer:
         self._checkpointer.close()
         self._db.close()
         self._db = None
+
+
+def _where(error: Exception) -> str:
+    """Where an error happened. Not its message, which might quote what the job was given."""
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 def _commit(db: apsw.Connection) -> None:

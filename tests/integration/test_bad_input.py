@@ -29,6 +29,9 @@ from tests.support.doors import Doors, Reply, fetch_request, grpc_error, narrowe
 from tests.support.offline import Disk, nonce_of
 from tests.unit.tokens import build
 
+pytestmark = pytest.mark.xdist_group("bad_input")
+"""In one process, so that what is made once for this file is."""
+
 MARK: Final = "canary-7c1f"
 APP: Final = "/v1/orgs/acme/apps/web"
 SECRETS: Final = APP + "/secrets"

@@ -17,6 +17,9 @@ from tests.support.daemon import Daemon, run
 from tests.support.doors import Doors, fetch_request, values_of
 from tests.support.offline import Disk
 
+pytestmark = pytest.mark.xdist_group("damage")
+"""In one process, so that what is made once for this file is."""
+
 FETCH: Final = "/petsem.v1.Secrets/Fetch"
 SECRETS: Final = "/v1/orgs/acme/apps/web/secrets"
 VALUES: Final = SECRETS + "/values"

@@ -21,6 +21,9 @@ from tests.support.failing_node import FailingNode
 from tests.support.keep_alive import Answered, KeepAlive
 from tests.support.small_disk import SmallDisk, small_disk
 
+pytestmark = pytest.mark.xdist_group("disk")
+"""In one process, so that what is made once for this file is."""
+
 APPS: Final = 12
 WRITES: Final = 180
 VALUE: Final = "x" * 65_000

@@ -22,6 +22,9 @@ from tests.support.doors import Doors, Reply, fetch_request, narrowed
 from tests.support.failing_node import FailingNode
 from tests.support.offline import Disk
 
+pytestmark = pytest.mark.xdist_group("errors_table")
+"""In one process, so that what is made once for this file is."""
+
 T = TypeVar("T")
 
 TABLE: Final[dict[str, tuple[int, str, int, bool]]] = {

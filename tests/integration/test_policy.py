@@ -29,6 +29,9 @@ from tests.support.daemon import Daemon, configure
 from tests.support.doors import Doors, Reply, grpc_error, narrowed
 from tests.support.offline import Disk, nonce_of
 
+pytestmark = pytest.mark.xdist_group("policy")
+"""In one process, so that what is made once for this file is."""
+
 Where = tuple[str, str]
 
 ORG_ACTIONS: Final = (

@@ -23,6 +23,9 @@ from tests.support.daemon import Daemon, Ran, configure, run, until
 from tests.support.doors import Doors, values_of
 from tests.support.offline import Disk
 
+pytestmark = pytest.mark.xdist_group("start")
+"""In one process, so that what is made once for this file is."""
+
 INVALID: Final = 2
 CONFLICT: Final = 5
 UNAVAILABLE: Final = 6

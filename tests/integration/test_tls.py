@@ -23,6 +23,9 @@ from tests.support.daemon import SERVE, Daemon, Ran, configure, run
 from tests.support.doors import Doors
 from tests.unit.server.certificates import make_authority, make_leaf
 
+pytestmark = pytest.mark.xdist_group("tls")
+"""In one process, so that what is made once for this file is."""
+
 Shown = dict[str, Path]
 SECRETS: Final = "/v1/orgs/acme/apps/web/secrets"
 

@@ -20,7 +20,6 @@ Header = tuple[bytes, bytes]
 SECURITY_HEADERS: Final[tuple[Header, ...]] = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 """No answer of the API is a page; these say so to whatever treats it as one."""
 

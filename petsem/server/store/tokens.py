@@ -112,6 +112,7 @@ def revoked_ancestor(db: apsw.Connection, parent: bytes) -> int | None:
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4_096)
 def minted_with(caveats: str) -> tuple[bytes, ...]:
     """The caveats of an issued row as they are in its token."""
     return tuple(c.encode("ascii") for c in msgspec.json.decode(caveats, type=list[str]))
