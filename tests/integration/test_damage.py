@@ -149,18 +149,17 @@ def test_a_bundle(site: Site) -> None:
         assert any("bundle" in e["event"] for e in doors.daemon.events() if e["level"] != "info")
 
 
-def test_a_bundle_in_another_s_place(site: Site) -> None:
-    """A bundle, or a value, that was moved from elsewhere is as good as damaged."""
+def test_what_was_moved(site: Site) -> None:
+    """A bundle, or a value, from another place is as good as damaged."""
     disk = site.disk
     ((web,), (api,)) = disk.rows("SELECT id FROM apps ORDER BY name DESC")
-    (foreign,) = disk.rows("SELECT envelope FROM bundles WHERE app = ?", api)[0]
-    disk.run("UPDATE bundles SET envelope = ? WHERE app = ?", foreign, web)
     with site.serving() as doors:
+        (foreign,) = disk.rows("SELECT envelope FROM bundles WHERE app = ?", api)[0]
+        disk.run("UPDATE bundles SET envelope = ? WHERE app = ?", foreign, web)
         assert values_of(doors.fetch("acme/web")) == NOW
-    for source in (f"app = {api}", f"app = {web} AND name = 'B'", f"app = {web} AND since = 1"):
-        (moved,) = disk.rows(f"SELECT envelope FROM secrets WHERE {source}")[0]
-        disk.run(f"UPDATE secrets SET envelope = ? WHERE app = ? AND {CURRENT}", moved, web)
-        with site.serving() as doors:
+        for source in (f"app = {api}", f"app = {web} AND name = 'B'", f"app = {web} AND since = 1"):
+            (moved,) = disk.rows(f"SELECT envelope FROM secrets WHERE {source}")[0]
+            disk.run(f"UPDATE secrets SET envelope = ? WHERE app = {web} AND {CURRENT}", moved)
             refused_everywhere(doors, "A", names=["A"])
 
 
@@ -199,7 +198,6 @@ def test_an_app_s_data_key(site: Site) -> None:
 def test_an_org_s_keys(site: Site, table: str, column: str, where: str) -> None:
     """Its tokens are neither allowed nor denied: the node says that it cannot tell."""
     site.disk.flip(table, column, where)
-    assert site.check()[0] == 8
     with site.serving() as doors:
         reply = doors.fetch("acme/web", token=site.reader)
         assert reply.error == ("DATA_LOSS", "corrupt", None)
@@ -209,8 +207,6 @@ def test_an_org_s_keys(site: Site, table: str, column: str, where: str) -> None:
         verdict = doors.ask("POST", "/v1/tokens/verify", asked)
         assert verdict.error == (500, "corrupt", None)
         assert values_of(doors.fetch("acme/web")) == NOW
-        ran = doors.cli("secrets", "get", "A", app="acme/web", token=site.reader)
-        assert (ran.code, ran.out) == (8, b"")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +219,6 @@ def test_an_org_s_keys(site: Site, table: str, column: str, where: str) -> None:
 def test_the_cluster_s_keys(site: Site, table: str, column: str, where: str) -> None:
     """Operators cannot be told from strangers; machines boot all the same."""
     site.disk.flip(table, column, where)
-    assert site.check()[0] == 8
     with site.serving() as doors:
         assert doors.ask("GET", "/v1/status").error == (500, "corrupt", None)
         assert doors.fetch("acme/web").error == ("DATA_LOSS", "corrupt", None)
