@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterable
 from typing import Final
 
 from petsem.crypto.keys import Key
@@ -22,10 +21,9 @@ DIGEST_BYTES: Final = 16
 
 _DIGEST_PERSON: Final = b"petsem-dgst-k-v1"
 _BODY_PERSON: Final = b"petsem-body-k-v1"
-_ETAG_PERSON: Final = b"petsem-etag-k-v1"
+_ETAG_PERSON: Final = b"petsem-etag-k-v2"
 
 _U32: Final = struct.Struct(">I").pack
-_U64: Final = struct.Struct(">Q").pack
 
 
 def secret_digest(data_key: Key, incarnation: bytes, name: str, value: bytes) -> bytes:
@@ -49,16 +47,12 @@ def body_mac(data_key: Key, body: bytes) -> bytes:
     return hmac.digest(_derive(data_key, _BODY_PERSON), body, "sha256")
 
 
-def etag(
-    data_key: Key, incarnation: bytes, version: int, entries: Iterable[tuple[str, int, bytes]]
-) -> bytes:
-    """16 bytes that change when what a fetch returns does: (name, version, digest) in order."""
+def etag(data_key: Key, incarnation: bytes, body: bytes) -> bytes:
+    """16 bytes that change when what a fetch returns does. `body` says all of it: the version, and
+    each name with its value and the version that set it."""
     mac = hashlib.blake2b(key=_derive(data_key, _ETAG_PERSON), digest_size=DIGEST_BYTES)
-    mac.update(_U32(len(incarnation)) + incarnation + _U64(version))
-    # Each entry says its own length, so that a list of entries can be read in one way only.
-    for name, entry_version, digest in entries:
-        encoded = name.encode()
-        mac.update(_U32(len(encoded)) + encoded + _U64(entry_version) + _U32(len(digest)) + digest)
+    mac.update(_U32(len(incarnation)) + incarnation)
+    mac.update(body)
     return mac.digest()
 
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from petsem import limits
 from petsem.crypto import aead
@@ -42,8 +41,7 @@ class Record(enum.IntEnum):
     CA_KEY = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where an envelope belongs, all of it authenticated.
 
     `org_id` is empty for what is the cluster's, `incarnation` where there is no app. `name` is a

@@ -26,6 +26,7 @@ from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError, invalid
 from petsem.model import Kind
+from petsem.server import sql
 from petsem.server.changes import Changes
 from petsem.server.keys import CLUSTER, Keys, Owner
 from petsem.server.policy import Rule, within_org_authority
@@ -35,7 +36,7 @@ from petsem.tokens.caveats import Access, SecretFilter, clear
 from petsem.tokens.identifier import Identifier
 from petsem.tokens.macaroon import derive_key
 from petsem.tokens.reasons import Reason, TokenRefused
-from petsem.tokens.text import parse_token
+from petsem.tokens.text import UnverifiedToken, parse_token
 from petsem.tokens.verifier import verify_signatures
 
 _ROOT_KEYS_MAX: Final = 16_384
@@ -74,6 +75,21 @@ class Request(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Request(token=…, ip={self.ip!r})"
+
+
+class Presented(msgspec.Struct, frozen=True):
+    """A token as it came, not verified: what to look up in the database to verify it by.
+
+    `seen` is what is known of it from before, and then `unverified` is None.
+    """
+
+    text: str
+    identifier: Identifier
+    seen: Seen | None
+    unverified: UnverifiedToken | None
+
+    def __repr__(self) -> str:
+        return f"Presented({self.identifier!r}, …)"
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -133,16 +149,34 @@ class Authenticator:
         except TokenRefused as refused:
             raise refused.as_error() from None
 
-    def identify(self, db: apsw.Connection, request: Request) -> Verified:
-        """The token of a request that any valid token may make: verified, not cleared."""
-        if not request.token:
-            raise PetsemError(
-                Code.UNAUTHENTICATED, "this needs a token; send it as 'Authorization: Bearer …'"
-            )
+    def authorize_row(
+        self,
+        db: apsw.Connection,
+        presented: Presented,
+        row: rows.IssuedRow | None,
+        request: Request,
+        rule: Rule,
+        names: Names,
+    ) -> Principal:
+        """As `authorize`, for a caller who has read the token's row together with others."""
         try:
-            return self.verify(db, request.token)
+            token = self._judge(db, presented, row, self._changes.authority, None)
+            return Principal(token, self.clear(token, rule, names, request.ip), request.ip)
         except TokenRefused as refused:
             raise refused.as_error() from None
+
+    def identify(self, db: apsw.Connection, request: Request) -> Verified:
+        """The token of a request that any valid token may make: verified, not cleared."""
+        try:
+            return self.verify(db, _token_of(request))
+        except TokenRefused as refused:
+            raise refused.as_error() from None
+
+    def seen_before(self, request: Request) -> Presented | None:
+        """The token of a request, if its signatures were found good before."""
+        text = _token_of(request)
+        seen = self._seen.find(text)
+        return None if seen is None else Presented(text, seen.identifier, seen, None)
 
     def verify(self, db: apsw.Connection, text: str, *, org: str | None = None) -> Verified:
         """What the token stands for, or `TokenRefused`. Its caveats are not evaluated here.
@@ -152,15 +186,45 @@ class Authenticator:
         his own keys fails an answer about somebody else.
         """
         as_of = self._changes.authority
-        seen = self._seen.find(text)
+        presented = self._present(text)
+        identifier, seen = presented.identifier, presented.seen
         if seen is None:
-            unverified = parse_token(text)
-            identifier = Identifier.parse(unverified.root.identifier)
-            if identifier.cluster_id != self._cluster_id:
-                raise TokenRefused(Reason.WRONG_CLUSTER)
-        else:
-            unverified, identifier = None, seen.identifier
+            row = rows.look_up(db, identifier.root_key_id, identifier.nonce)
+            return self._judge(db, presented, row, as_of, org)
+        at = sql.rows(db, "SELECT epoch, txid FROM position")[0]
+        if seen.at == at:
+            # The database is as it was when this very token was verified: only time has passed.
+            known: Verified = seen.verified
+            if self._clock.unix_ms() >= known.expires_at_ms:
+                raise TokenRefused(Reason.EXPIRED)
+            return known
         row = rows.look_up(db, identifier.root_key_id, identifier.nonce)
+        verified = self._judge(db, presented, row, as_of, org)
+        # The position was read first. If a commit came between, it is the older one that is noted,
+        # and the next request looks again.
+        seen.at, seen.verified = at, verified
+        return verified
+
+    def _present(self, text: str) -> Presented:
+        seen = self._seen.find(text)
+        if seen is not None:
+            return Presented(text, seen.identifier, seen, None)
+        unverified = parse_token(text)
+        identifier = Identifier.parse(unverified.root.identifier)
+        if identifier.cluster_id != self._cluster_id:
+            raise TokenRefused(Reason.WRONG_CLUSTER)
+        return Presented(text, identifier, None, unverified)
+
+    def _judge(
+        self,
+        db: apsw.Connection,
+        presented: Presented,
+        row: rows.IssuedRow | None,
+        as_of: int,
+        org: str | None,
+    ) -> Verified:
+        """Hold a presented token against what the database knows of it."""
+        text, identifier, seen = presented.text, presented.identifier, presented.seen
         if row is None or row.org_deleted is not None:
             raise TokenRefused(Reason.UNKNOWN_KEY)
         if seen is not None and seen.org_uid == row.org_uid:
@@ -172,7 +236,7 @@ class Authenticator:
                 if org is not None and row.org_name not in (None, org):
                     raise TokenRefused(Reason.WRONG_ORG) from None
                 raise
-            caveats = verify_signatures(unverified or parse_token(text), root_key)
+            caveats = verify_signatures(presented.unverified or parse_token(text), root_key)
             self._seen.add(text, Seen(identifier, row.org_uid, caveats))
         if (
             row.kind is None or row.subject is None or row.caveats is None
@@ -277,3 +341,11 @@ class Authenticator:
             self._derived.popitem(last=False)
         self._derived[key_id] = (row.org_uid, derived)
         return derived
+
+
+def _token_of(request: Request) -> str:
+    if not request.token:
+        raise PetsemError(
+            Code.UNAUTHENTICATED, "this needs a token; send it as 'Authorization: Bearer …'"
+        )
+    return request.token

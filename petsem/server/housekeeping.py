@@ -187,7 +187,7 @@ class Housekeeping:
             self._keys.primary(txn.db, found[1].owner(found[0]))
         except PetsemError:
             raise _NOTHING from None
-        txn.changed.add(app)
+        txn.changed[app] = None
 
     async def _until_nothing(self, piece: Callable[..., int], *args: int) -> None:
         """Run `piece(db, *args)` in transactions of its own until it finds nothing more to do."""

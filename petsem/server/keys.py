@@ -88,6 +88,11 @@ class Keys:
         """
         return open_sealed(self.data_key(db, owner, key_id_of(envelope)), place, envelope)
 
+    def open_known(self, owner: Owner, place: Place, envelope: bytes) -> bytes | None:
+        """The same for a key that was opened before; None for any other."""
+        key = self._open.get((key_id_of(envelope), owner.org_uid, owner.incarnation))
+        return None if key is None else open_sealed(key, place, envelope)
+
     def data_key(self, db: apsw.Connection, owner: Owner, key_id: bytes) -> Key:
         """The data key of that id; `DamagedEnvelope` if this owner has none such, or a damaged
         one."""

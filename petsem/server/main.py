@@ -38,7 +38,7 @@ from petsem.server.tls import server_context
 
 log = structlog.get_logger(__name__)
 
-_GC_AFTER_ALLOCATIONS: Final = 10_000
+_GC_AFTER_ALLOCATIONS: Final = 50_000
 
 
 def serve(

@@ -172,7 +172,7 @@ class Resealer:
         if len(page) == rows:
             return cursor
         if found is not None:
-            txn.changed.add(found.app.id)
+            txn.changed[found.app.id] = None
             budget.rows -= found.app.secrets
             budget.bytes -= found.app.size
         stage = Stage.APPS if only is None else Stage.OLD_KEYS

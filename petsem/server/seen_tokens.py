@@ -1,7 +1,8 @@
 """Tokens whose signatures were found good, so that the next request need not compute them again.
 
-A signature that is good under a root key stays good: what can change (the issued row, revocations,
-the time) is not kept here and is asked of the database at each verification.
+A signature that is good under a root key stays good. What can change (the issued row, revocations)
+holds for one position of the database, which is asked for at each verification; time is looked at
+each time.
 
 Guarantees: bounded, and holds no token: an entry is found by a hash of the whole text under a key
 of this process, so neither memory nor timing gives a token away. Only verified ones are added.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -22,13 +23,19 @@ from petsem.tokens.identifier import Identifier
 _MAX: Final = 8_192
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Seen(msgspec.Struct):
     """What parsing and walking a token gave. `org_uid` is whose root key it was verified under,
-    None for the cluster's; a root key's id is never given to another key."""
+    None for the cluster's; a root key's id is never given to another key.
+
+    `verified` is what the database said of it last, and `at` the (epoch, TXID) it was at before: it
+    holds for as long as the database is there.
+    """
 
     identifier: Identifier
     org_uid: bytes | None
     caveats: tuple[bytes, ...]
+    at: tuple[int, int] | None = None
+    verified: Any = None
 
 
 class SeenTokens:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import apsw
@@ -43,37 +43,44 @@ _DISK_OR_MEMORY = (
     apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.InterruptError,
     apsw.ReadOnlyError, apsw.CantOpenError,
 )  # fmt: skip
+_NOTHING: Mapping[Hashable, object] = MappingProxyType({})
 _BEGIN_TRIES = 200
 _BEGIN_PAUSE_S = 0.01
 
 
-@dataclass(slots=True)
 class Txn:
     """What a job may use: the connection inside its savepoint, and where the transaction will be.
 
     `changed` collects the row numbers of apps whose current version moved (their bundles are made
-    again once per group) and other topics that waiters are told of after the COMMIT.
+    again once per group) and other topics that waiters are told of after the COMMIT; with each,
+    what may help whoever finishes it, or None.
     """
 
-    db: apsw.Connection
-    position: Position
-    now_ms: int
-    changed: set[Hashable] = field(default_factory=set)
+    __slots__ = ("changed", "db", "now_ms", "position")
+
+    def __init__(self, db: apsw.Connection, position: Position, now_ms: int) -> None:
+        self.db = db
+        self.position = position
+        self.now_ms = now_ms
+        self.changed: dict[Hashable, object] = {}
 
 
-@dataclass(slots=True, eq=False)
 class _Request(Generic[T]):
-    job: Callable[[Txn], T]
-    done: asyncio.Future[T]
-    outcome: T | None = None
-    error: Exception | None = None
-    changed: set[Hashable] = field(default_factory=set)
+    __slots__ = ("changed", "done", "error", "job", "outcome")
+
+    def __init__(self, job: Callable[[Txn], T], done: asyncio.Future[T]) -> None:
+        self.job = job
+        self.done = done
+        self.outcome: T | None = None
+        self.error: Exception | None = None
+        self.changed: Mapping[Hashable, object] = _NOTHING
 
 
 class Writer:
     """Owns the writing connection; `submit` is the only way to change the database.
 
-    `finish` runs before COMMIT, once for each topic that the group changed (it makes bundles).
+    `finish` runs before COMMIT, once for each topic that the group changed, with what each job said
+    of it, in order (it makes bundles).
     """
 
     def __init__(
@@ -84,7 +91,7 @@ class Writer:
         clock: Clock,
         space: Space,
         changes: Changes,
-        finish: Callable[[Txn, Hashable], None],
+        finish: Callable[[Txn, Hashable, list[object]], None],
         vfs: str | None = None,
         queue_max: int = limits.WRITE_QUEUE_MAX,
     ) -> None:
@@ -104,6 +111,7 @@ class Writer:
         self._db: apsw.Connection | None = None
         self._checkpointer = Checkpointer(path, vfs=vfs)
         self._task: asyncio.Task[None] | None = None
+        self._copying: asyncio.Task[bool] | None = None
         self.position = Position(0, 0)
         self.commits = 0
         self.requests = 0
@@ -140,6 +148,8 @@ class Writer:
         self._wake.set()
         if self._task is not None:
             await self._task
+        if self._copying is not None:
+            await self._copying
         if self._db is not None:
             await self._on_helper(self._close)
 
@@ -218,10 +228,7 @@ class Writer:
                 self._void(group)
                 return
             if self._clock.boot_s() > deadline_s:
-                # Reads get their turn. No statement is open, only the transaction, and whoever
-                # asks meanwhile still joins it: a sync is shared by as many as possible.
-                await asyncio.sleep(0)
-                deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
+                break
         await self._end(db, group, position, now_ms)
 
     def _attempt(
@@ -282,9 +289,12 @@ class Writer:
             db.execute("ROLLBACK")
             self._refuse(bad)
             return
-        changed: set[Hashable] = set().union(*(r.changed for r in good))
+        changed: dict[Hashable, list[object]] = {}
+        for request in good:
+            for topic, note in request.changed.items():
+                changed.setdefault(topic, []).append(note)
         try:
-            await self._finish_all(Txn(db, position, now_ms, changed))
+            await self._finish_all(Txn(db, position, now_ms), changed)
             sql.run(db, "UPDATE position SET txid = ?", (position.txid,))
         except Exception as e:
             log.error("group_not_finished", error=type(e).__name__)
@@ -317,10 +327,10 @@ class Writer:
             assert request.error is not None
             _fail(request, self._refusal(request.error))
 
-    async def _finish_all(self, txn: Txn) -> None:
+    async def _finish_all(self, txn: Txn, changed: dict[Hashable, list[object]]) -> None:
         deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
-        for topic in txn.changed:
-            self._finish(txn, topic)
+        for topic, notes in changed.items():
+            self._finish(txn, topic, notes)
             if self._clock.boot_s() > deadline_s:
                 await asyncio.sleep(0)
                 deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
@@ -393,7 +403,12 @@ class Writer:
                 done.set_result(not self._scrub_due)
             return
         mode = self._checkpointer.due(idle=not self._queue)
-        if mode is not None:
+        if mode == apsw.SQLITE_CHECKPOINT_PASSIVE:
+            # It holds nothing that a transaction needs, so the next group gathers meanwhile, and
+            # finds the helper free again by the time it commits.
+            if self._copying is None or self._copying.done():
+                self._copying = asyncio.create_task(self._run_checkpoint(mode))
+        elif mode is not None:
             await self._run_checkpoint(mode)
 
     async def _run_checkpoint(self, mode: int) -> bool:

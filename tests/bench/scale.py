@@ -137,8 +137,8 @@ def _transaction(
             secrets.insert(db, app.id, SecretRow(name, 1, 1, digest, envelope, len(value)))
         version = VersionRow(1, now_ms, _NOBODY.subject, _NOBODY.nonce, "set", None)
         secrets.add_version(db, app, version, _PER_APP, _PER_APP * (9 + 64))
-        txn.changed.add(app.id)
+        txn.changed[app.id] = None
     for topic in txn.changed:
-        bundles.finish(txn, topic)
+        bundles.finish(txn, topic, [None])
     sql.run(db, "UPDATE position SET txid = ?", (txn.position.txid,))
     db.execute("COMMIT")

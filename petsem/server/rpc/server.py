@@ -21,6 +21,7 @@ from petsem.server.rpc.handlers import Handlers, anybody, caller_of
 from petsem.server.rpc.health import NAME as HEALTH
 from petsem.server.rpc.health import Health
 from petsem.server.rpc.methods import Methods
+from petsem.server.rpc.poller import schedule_as_batch
 from petsem.server.rpc.reflection import Reflection
 from petsem.server.rpc.streams import Streams
 from petsem.server.tls import grpc_credentials
@@ -91,6 +92,7 @@ async def start_grpc(node: Node) -> GrpcServer:
     server.add_generic_rpc_handlers((handlers,))
     port = _bind(server, node.config.grpc)
     await server.start()
+    schedule_as_batch()
     address = str(Address(node.config.grpc.bind.host, port))
     return GrpcServer(address, port, server, (streams, open_streams))
 

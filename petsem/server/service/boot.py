@@ -32,16 +32,24 @@ from petsem.server.policy import SECRETS_READ
 from petsem.server.service.waiting import check_fence, stale_version, until_fresh
 from petsem.server.store import secrets as rows
 from petsem.server.store.secrets import SecretRow
+from petsem.server.store.tokens import ISSUED_COLUMNS, ISSUED_JOINS, IssuedRow
 
 RECHECK_S: Final = 10.0
 """How often an open stream looks whether its token still holds."""
 _COALESCE_S: Final = 0.02
 
-_HEAD: Final = (
-    "SELECT p.epoch, p.txid, o.id, o.uid, a.id, a.incarnation, a.version, b.version, b.envelope"
-    " FROM position p LEFT JOIN orgs o ON o.name = ?1 AND o.deleted_at IS NULL"
-    " LEFT JOIN apps a ON a.org = o.id AND a.name = ?2 AND a.deleted_at IS NULL"
+_COLUMNS: Final = (
+    "p.epoch, p.txid, o.id, o.uid, a.id, a.incarnation, a.version, b.version, b.envelope"
+)
+_JOINS: Final = (
+    " FROM position p LEFT JOIN orgs o ON o.name = ?3 AND o.deleted_at IS NULL"
+    " LEFT JOIN apps a ON a.org = o.id AND a.name = ?4 AND a.deleted_at IS NULL"
     " LEFT JOIN bundles b ON b.app = a.id"
+)
+_HEAD: Final = f"SELECT {_COLUMNS}{_JOINS}"
+_HEAD_COLUMNS: Final = 9
+_HEAD_AND_TOKEN: Final = (
+    f"SELECT {_COLUMNS}, {ISSUED_COLUMNS}{_JOINS} LEFT JOIN root_keys r ON r.id = ?1{ISSUED_JOINS}"
 )
 
 
@@ -103,7 +111,10 @@ class Boot:
 
     async def fetch(self, request: Request, machine: str, asked: Fetch) -> Fetched:
         """The answer, once this node has reached what was asked for; else `stale`."""
-        names = Names(asked.org, asked.app, machine or None, None, filterable=True)
+        names = Names(asked.org, asked.app, machine or None, None, True)
+        fetched = self._at_once(request, names, asked)
+        if fetched is not None:
+            return fetched
 
         def read() -> Fetched:
             with self._pool.snapshot() as db:
@@ -111,6 +122,32 @@ class Boot:
                 return self._read(db, principal, asked)
 
         return await until_fresh(self._changes, POSITION, read)
+
+    def _at_once(self, request: Request, names: Names, asked: Fetch) -> Fetched | None:
+        """The answer to the ordinary boot read, in one statement, which needs no transaction
+        around it. None where more has to be read, or the answer is a refusal to be worded."""
+        if asked.version or asked.names or asked.min_position is not None:
+            return None
+        presented = self._auth.seen_before(request)
+        if presented is None:
+            return None
+        identifier = presented.identifier
+        ids = (identifier.root_key_id, identifier.nonce, asked.org, asked.app)
+        with self._pool.reading() as db:
+            found = sql.rows(db, _HEAD_AND_TOKEN, ids)[0]
+            issued = IssuedRow(*found[_HEAD_COLUMNS:])
+            if issued.envelope is None or issued.grandparent is not None:
+                return None
+            principal = self._auth.authorize_row(
+                db, presented, issued, request, SECRETS_READ, names
+            )
+        head = _head_of(found, asked.org, asked.app)
+        if head.bundle is None or head.bundle[0] != head.version or principal.filter is not None:
+            return None
+        if asked.min_version > head.version:
+            return None
+        opened = self._bundles.open_with_known_key(head.owner, *head.bundle)
+        return None if opened is None else _fetched(head, head.version, asked, principal, *opened)
 
     def _read(self, db: apsw.Connection, principal: Principal, asked: Fetch) -> Fetched:
         head = _head(db, asked.org, asked.app)
@@ -127,15 +164,7 @@ class Boot:
             tag, body = self._whole(db, head)
         else:
             tag, body = self._part(db, head, principal, asked)
-        same = bool(asked.known_etag) and SecretBytes(tag) == SecretBytes(asked.known_etag)
-        return Fetched(
-            version=asked.version or head.version,
-            etag=tag,
-            body=b"" if same else body,
-            position=head.position,
-            filtered=principal.filter is not None,
-            not_modified=same,
-        )
+        return _fetched(head, asked.version or head.version, asked, principal, tag, body)
 
     def _whole(self, db: apsw.Connection, head: _Head) -> tuple[bytes, bytes]:
         if head.bundle is not None and head.bundle[0] == head.version:
@@ -231,8 +260,13 @@ async def _wait(event: asyncio.Event) -> None:
 
 
 def _head(db: apsw.Connection, org: str, app: str) -> _Head:
-    row = sql.rows(db, _HEAD, (org, app))[0]
-    epoch, txid, org_id, org_uid, app_id, incarnation, version, bundled, envelope = row
+    return _head_of(sql.rows(db, _HEAD, (None, None, org, app))[0], org, app)
+
+
+def _head_of(row: sql.Row, org: str, app: str) -> _Head:
+    epoch, txid, org_id, org_uid, app_id, incarnation, version, bundled, envelope = row[
+        :_HEAD_COLUMNS
+    ]
     if app_id is None:
         raise not_found(f"there is no app {org}/{app}")
     return _Head(
@@ -242,6 +276,14 @@ def _head(db: apsw.Connection, org: str, app: str) -> _Head:
         version,
         None if envelope is None else (bundled, envelope),
     )
+
+
+def _fetched(
+    head: _Head, version: int, asked: Fetch, principal: Principal, tag: bytes, body: bytes
+) -> Fetched:
+    same = bool(asked.known_etag) and SecretBytes(tag) == SecretBytes(asked.known_etag)
+    filtered = principal.filter is not None
+    return Fetched(version, tag, b"" if same else body, head.position, filtered, same)
 
 
 def _admits(principal: Principal, name: str) -> bool:

@@ -91,7 +91,7 @@ class Orgs:
             if org is None:
                 raise not_found(f"there is no org {name}")
             deletion = _delete(txn, org.id, f"org {name}", now)
-            txn.changed.add(REVOCATIONS)
+            txn.changed[REVOCATIONS] = None
             rows.mark_org(txn.db, org, txn.now_ms, deletion.purge_at)
             return deletion
 
@@ -141,7 +141,7 @@ class Orgs:
             _refuse_taken(found, f"app {org_name}/{name}", txn.now_ms)
             app = rows.insert_app(txn.db, org, random_id(), name, txn.now_ms)
             self._keys.create(txn.db, app.owner(org.uid), txn.now_ms)
-            txn.changed.add(app.id)
+            txn.changed[app.id] = None
             return _app(app)
 
         done, _ = await self._writes.once(principal, call, owned_by(org_name), http.App, job)
@@ -166,7 +166,7 @@ class Orgs:
             app = rows.find_app(txn.db, org, name, deleted=now)
             if app is None:
                 raise not_found(f"there is no app {org_name}/{name}")
-            txn.changed.add(app.id)
+            txn.changed[app.id] = None
             deletion = _delete(txn, app.id, f"app {org_name}/{name}", now)
             rows.mark_app(txn.db, app, txn.now_ms, deletion.purge_at)
             return deletion
@@ -185,7 +185,7 @@ class Orgs:
             if app is None or _is_due(app, txn.now_ms):
                 raise not_found(f"there is no app {org_name}/{name}, deleted or not")
             rows.mark_app(txn.db, app, None, None)
-            txn.changed.add(app.id)
+            txn.changed[app.id] = None
             return _app(replace(app, deleted_at=None, purge_at=None))
 
         done, _ = await self._writes.once(principal, call, owned_by(org_name), http.App, job)

@@ -23,7 +23,7 @@ from petsem.errors import Code, Detail, PetsemError, conflict, invalid, not_foun
 from petsem.model import Position, check_secret_name
 from petsem.secretbytes import SecretBytes
 from petsem.server.auth import Principal
-from petsem.server.bundles import Bundles
+from petsem.server.bundles import Bundles, Patch
 from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource, to_http
 from petsem.server.keys import Keys, Owner
@@ -153,6 +153,8 @@ class Secrets:
                 written.append(http.WrittenSecret(name=name, digest=row.digest.hex()))
             _require_room(count, size)
             _add_version(txn, app_row, principal, version, "set", count, size)
+            if key is not None:
+                txn.changed[app_row.id] = Patch(owner, key, version, batch.set, batch.unset)
             wish = batch.durability or durability_setting(found.durability)
             return _Written(version, written, list(batch.unset), wish)
 
@@ -398,7 +400,7 @@ def _add_version(
     token = principal.token
     row = VersionRow(version, txn.now_ms, token.subject, token.nonce, change, back_to)
     rows.add_version(txn.db, app, row, count, size)
-    txn.changed.add(app.id)
+    txn.changed[app.id] = None
 
 
 def _destroy_one(txn: Txn, app: AppRow, names: list[str], version: int) -> _Destroyed:

@@ -166,7 +166,7 @@ class Tokens:
             rows.revoke(txn.db, token, txn.now_ms, by, (txn.position.epoch, txn.position.txid))
             found = rows.revocation(txn.db, nonce)
             assert found is not None
-            txn.changed.add(REVOCATIONS)
+            txn.changed[REVOCATIONS] = None
             return _RevokedRow(token_id, found[0])
 
         done, position = await self._writes.once(principal, call, owned_by(org), _RevokedRow, job)

@@ -68,6 +68,19 @@ class RevocationRow(msgspec.Struct, frozen=True):
 
 
 _NEVER = 2**62
+ISSUED_COLUMNS = (
+    "r.envelope, r.org, ro.uid, ro.name, ro.deleted_at, t.kind, t.subject, t.caveats,"
+    " t.expires_at, t.depth, v.at, pv.at, tp.parent"
+)
+"""The columns of an `IssuedRow`, for statements that join `ISSUED_JOINS`."""
+ISSUED_JOINS = (
+    " LEFT JOIN orgs ro ON ro.id = r.org"
+    " LEFT JOIN tokens t ON t.nonce = ?2 AND t.root_key = r.id"
+    " LEFT JOIN revocations v ON v.nonce = ?2"
+    " LEFT JOIN tokens tp ON tp.nonce = t.parent"
+    " LEFT JOIN revocations pv ON pv.nonce = t.parent"
+)
+"""What hangs on the root key `r` and the nonce `?2` of a presented token."""
 _TOKEN = (
     "nonce, org, root_key, kind, subject, parent, depth, caveats, label, created_at, created_by,"
     " expires_at, epoch, txid"
@@ -78,13 +91,7 @@ def look_up(db: apsw.Connection, root_key: bytes, nonce: bytes) -> IssuedRow | N
     """All that a verification needs in one statement; None if there is no such root key."""
     found = sql.one(
         db,
-        "SELECT r.envelope, r.org, o.uid, o.name, o.deleted_at, t.kind, t.subject, t.caveats,"
-        " t.expires_at, t.depth, v.at, pv.at, p.parent"
-        " FROM root_keys r LEFT JOIN orgs o ON o.id = r.org"
-        " LEFT JOIN tokens t ON t.nonce = ?2 AND t.root_key = r.id"
-        " LEFT JOIN revocations v ON v.nonce = ?2"
-        " LEFT JOIN tokens p ON p.nonce = t.parent"
-        " LEFT JOIN revocations pv ON pv.nonce = t.parent WHERE r.id = ?1",
+        f"SELECT {ISSUED_COLUMNS} FROM root_keys r{ISSUED_JOINS} WHERE r.id = ?1",
         (root_key, nonce),
     )
     return None if found is None else IssuedRow(*found)

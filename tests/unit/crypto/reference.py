@@ -136,15 +136,10 @@ def body_mac(raw: bytes, body: bytes) -> bytes:
     return hmac.new(subkey(raw, b"petsem-body-k-v1"), body, "sha256").digest()
 
 
-def etag(
-    raw: bytes, incarnation: bytes, version: int, entries: list[tuple[bytes, int, bytes]]
-) -> bytes:
+def etag(raw: bytes, incarnation: bytes, body: bytes) -> bytes:
     """The etag of a fetch."""
-    message = len(incarnation).to_bytes(4, "big") + incarnation + version.to_bytes(8, "big")
-    for name, at, digest in entries:
-        message += len(name).to_bytes(4, "big") + name + at.to_bytes(8, "big")
-        message += len(digest).to_bytes(4, "big") + digest
-    key = subkey(raw, b"petsem-etag-k-v1")
+    message = len(incarnation).to_bytes(4, "big") + incarnation + body
+    key = subkey(raw, b"petsem-etag-k-v2")
     return hashlib.blake2b(message, key=key, digest_size=16).digest()
 
 

@@ -1,6 +1,5 @@
 """Envelopes: what opens, and that all else is one and the same refusal."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -122,13 +121,13 @@ MOVES = {
 @pytest.mark.parametrize("change", MOVES.values(), ids=list(MOVES))
 def test_an_envelope_opens_only_in_its_place(change: dict[str, Any]) -> None:
     """Moved to another org, app, name, version or purpose, an envelope is damaged."""
-    _refused(KEY, dataclasses.replace(PLACE, **change), seal(KEY, PLACE, b"value"))
+    _refused(KEY, PLACE._replace(**change), seal(KEY, PLACE, b"value"))
 
 
 @pytest.mark.parametrize("record", [record for record in Record if record is not PLACE.record])
 def test_a_record_cannot_become_another(record: Record) -> None:
     """Another record type is refused, even when the header's byte is altered to match."""
-    sealed, moved = seal(KEY, PLACE, b"value"), dataclasses.replace(PLACE, record=record)
+    sealed, moved = seal(KEY, PLACE, b"value"), PLACE._replace(record=record)
     _refused(KEY, moved, sealed)
     _refused(KEY, moved, sealed[:7] + bytes((record,)) + sealed[8:])
 
@@ -218,7 +217,7 @@ def test_the_largest_envelope_opens() -> None:
 def test_a_place_out_of_bounds_is_our_own_mistake(change: dict[str, Any]) -> None:
     """Fields that the associated data cannot hold are refused, never cut off or wrapped."""
     with pytest.raises(ValueError, match="a field of the place is out of its bounds"):
-        seal(KEY, dataclasses.replace(PLACE, **change), b"")
+        seal(KEY, PLACE._replace(**change), b"")
 
 
 @pytest.mark.parametrize("case", vectors("wrapped_keys"), ids=lambda case: case["comment"])
@@ -242,11 +241,11 @@ def test_a_wrapped_key_is_bound_to_its_row() -> None:
     assert unwrap_data_key(KEK, ROW, wrapped).secret == KEY.secret
     other = keys.generate_data_key()
     for row in (
-        dataclasses.replace(ROW, name=other.id),
-        dataclasses.replace(ROW, org_id=b"p" * 16),
-        dataclasses.replace(ROW, incarnation=b"j" * 16),
-        dataclasses.replace(ROW, purpose=Purpose.TOKENS),
-        dataclasses.replace(ROW, version=1),
+        ROW._replace(name=other.id),
+        ROW._replace(org_id=b"p" * 16),
+        ROW._replace(incarnation=b"j" * 16),
+        ROW._replace(purpose=Purpose.TOKENS),
+        ROW._replace(version=1),
     ):
         with pytest.raises(DamagedEnvelope, match=MESSAGE):
             unwrap_data_key(KEK, row, wrapped)
@@ -255,9 +254,9 @@ def test_a_wrapped_key_is_bound_to_its_row() -> None:
 def test_a_key_that_is_not_its_rows_is_never_wrapped() -> None:
     """The row's name must be the key's id before anything is sealed."""
     with pytest.raises(AssertionError):
-        wrap_data_key(KEK, dataclasses.replace(ROW, name=b"x" * 32), KEY)
+        wrap_data_key(KEK, ROW._replace(name=b"x" * 32), KEY)
     with pytest.raises(AssertionError):
-        wrap_data_key(KEK, dataclasses.replace(ROW, record=Record.VALUE), KEY)
+        wrap_data_key(KEK, ROW._replace(record=Record.VALUE), KEY)
 
 
 def test_unwrapping_computes_the_id_anew() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -46,21 +47,19 @@ async def finish(node: Running, *topics: object) -> None:
 
     def job(txn: Txn) -> None:
         for topic in topics:
-            Bundles(node.node.keys).finish(txn, topic)
+            Bundles(node.node.keys).finish(txn, topic, [None])
 
     await node.node.writer.submit(job)
 
 
 async def test_a_bundle_is_the_whole_answer(node: Running) -> None:
-    """The etag over names, versions and digests in order, then the reply with every value."""
+    """The etag over the reply, then the reply with every value."""
     owner = owner_of(node)
     found = opened(node, owner, 1)
     assert found is not None
     with node.node.pool.reading() as db:
-        rows = secrets.current(db, owner.app or 0)
         key = node.node.keys.primary(db, owner)
-    entries = [(row.name, row.since, row.digest or b"") for row in rows]
-    assert found[0] == etag(key, owner.incarnation, 1, entries)
+    assert found[0] == etag(key, owner.incarnation, found[1])
     assert len(found[0]) == ETAG_BYTES
     assert pb.FetchResponse.FromString(found[1]) == pb.FetchResponse(
         version=1,
@@ -141,3 +140,42 @@ async def test_a_value_that_was_destroyed_is_not_found(node: Running) -> None:
         with pytest.raises(PetsemError) as error:
             Bundles(node.node.keys).value(db, owner, old)
     assert (error.value.code, old.name) == (Code.NOT_FOUND, "A")
+
+
+async def from_rows(node: Running) -> tuple[bytes, bytes]:
+    """What the bundle of the app is when it is made from the rows."""
+    owner = owner_of(node)
+    with node.node.pool.reading() as db:
+        _, app = orgs.get_app(db, "acme", "web")
+        current = secrets.current(db, app.id)
+        return Bundles(node.node.keys).from_rows(db, owner, app.version, current)
+
+
+async def test_batches_make_the_next_bundle_out_of_the_last(node: Running) -> None:
+    """Whatever batches set and unset, alone or several in one group, the bundle is to the byte what
+    the rows would give."""
+    await asyncio.gather(
+        node.patch({"A": "again", "C": "new"}),
+        node.patch({"A": "once more", "B": "b"}, unset=["C"]),
+        node.patch({"D": b""}, unset=["B"]),
+    )
+    assert opened(node, owner_of(node), 4) == await from_rows(node)
+    await node.patch({"0_IS_NO_NAME".lstrip("0"): "sorts first", "Z": "z"})
+    assert opened(node, owner_of(node), 5) == await from_rows(node)
+
+
+async def test_a_damaged_value_does_not_keep_a_batch_from_the_bundle(node: Running) -> None:
+    """The bundle is whole, so a batch that touches another name goes on from it."""
+    await node.flip("secrets", "envelope", "name = 'A'")
+    await node.patch({"B": "changed"})
+    found = opened(node, owner_of(node), 2)
+    assert found is not None
+    values = {each.name: each.value for each in pb.FetchResponse.FromString(found[1]).secrets}
+    assert values == {"A": b"\xff", "B": b"changed"}
+
+
+async def test_a_bundle_of_another_version_is_not_gone_on_from(node: Running) -> None:
+    """One that was left behind, by a restore of some rows say, is made anew."""
+    await node.tamper("UPDATE bundles SET version = 0")
+    await node.patch({"B": "changed"})
+    assert opened(node, owner_of(node), 2) == await from_rows(node)

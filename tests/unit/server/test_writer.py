@@ -41,7 +41,7 @@ class _Rig:
             clock=ManualClock(),
             space=self.space,
             changes=self.changes,
-            finish=lambda _txn, topic: self.finished.append(topic),
+            finish=lambda _txn, topic, _notes: self.finished.append(topic),
             vfs=self.vfs.name,
         )
 
@@ -85,7 +85,7 @@ def put(x: str, size: int = 0) -> Callable[[Txn], str]:
 
     def job(txn: Txn) -> str:
         sql.run(txn.db, "INSERT INTO probe VALUES (?, zeroblob(?))", (x, size))
-        txn.changed.add(x)
+        txn.changed[x] = None
         return x
 
     return job

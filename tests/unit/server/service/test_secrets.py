@@ -509,6 +509,7 @@ async def test_no_log_and_no_error_shows_a_value(node: Running) -> None:
                 await write
             messages.append(f"{error.value!r} {error.value.detail!r}")
         await node.flip("secrets", "envelope", "name = 'A'")
+        await node.tamper("DELETE FROM bundles")
         await node.patch({"B": CANARY})
         with pytest.raises(PetsemError):
             await node.fetch(names=("A",))
