@@ -57,3 +57,28 @@ BALLAST_BYTES: Final = 16 * 1024 * 1024
 FREE_SPACE_RESERVE_BYTES: Final = 8 * 1024 * 1024
 KEYRING_MAX_BYTES: Final = 256 * 1024
 KEYRING_MAX_KEYS: Final = 256
+
+# Peer port
+PEER_REQUEST_MAX_BYTES: Final = 4 * 1024 * 1024
+PEER_REPLY_MAX_BYTES: Final = 16 * 1024 * 1024
+PEER_CALLS_MAX: Final = 1_024
+PEER_CALLS_OF_NODE_MAX: Final = 256
+PEER_STREAMS_MAX: Final = 256
+PEER_CONNECTIONS_MAX: Final = 512
+JOIN_MESSAGE_MAX_BYTES: Final = 64 * 1024
+JOIN_TOKEN_MAX_CHARS: Final = 8 * 1024
+NODES_MAX: Final = 256
+
+# Replication
+LTX_COMMIT_MAX_PAGES: Final = 16_777_216
+"""Pages of a database: 64 GiB of pages of 4096 bytes."""
+LTX_DECODE_MAX_BYTES: Final = 64 * 1024 * 1024
+"""Pages of one LTX file that are unpacked into memory together; longer files are streamed."""
+WAL_PAGES_HELD: Final = 1_024
+"""Pages of one reading of the WAL that are kept in memory; the rest are read when they are used."""
+WAL_READ_FRAMES: Final = 256
+"""Frames of the WAL that are read at once."""
+LOG_SEGMENT_BYTES: Final = 16 * 1024 * 1024
+"""A segment of the transaction log; a longer record has one of its own."""
+LOG_RECORD_READ_MAX_BYTES: Final = 64 * 1024 * 1024
+"""Records of the log that are read into memory whole; longer ones are streamed."""

@@ -112,6 +112,13 @@ def check_app(name: str) -> str:
     return name
 
 
+def check_node(name: str) -> str:
+    """`name`, if it may name a node."""
+    if _ORG.fullmatch(name) is None:
+        raise _bad_tenant("a node")
+    return name
+
+
 def check_secret_name(name: str) -> str:
     """`name`, if it may name a secret."""
     if _SECRET.fullmatch(name) is None:

@@ -1,7 +1,8 @@
-"""`petsem node list` and `petsem status`.
+"""`petsem node list`, `invite` and `remove`, and `petsem status`.
 
 Guarantees: shows what one node knows of all of them, problems included; `--watch` goes on through
-failures, since that is when it is looked at.
+failures, since that is when it is looked at. A join token is printed on stdout and nowhere else,
+and no node is removed without its name typed back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import click
 
 from petsem.cli.api import Api, connect
+from petsem.cli.confirm import confirm_name
 from petsem.cli.failure import sentence_of
 from petsem.cli.narrowing import Scope
 from petsem.cli.options import pass_run, remote
@@ -20,9 +22,22 @@ from petsem.cli.run import Run
 from petsem.cli.streams import stdout_is_tty
 from petsem.cli.usage import Command
 from petsem.errors import PetsemError
-from petsem.wire.http import NodeList, NodeStatus, Status
+from petsem.model import check_node
+from petsem.wire.http import (
+    NodeInvitation,
+    NodeInvited,
+    NodeList,
+    NodeRemoved,
+    NodeStatus,
+    Status,
+)
 
 _READ = Scope(("nodes:read",))
+_ADMIN = Scope(("nodes:admin",))
+
+
+def _checked(context: click.Context, _: click.Parameter, value: str) -> str | None:
+    return None if context.resilient_parsing else check_node(value)
 
 
 @click.command("list", cls=Command)
@@ -46,6 +61,36 @@ def list_command(run: Run) -> None:
     ]
     columns = ("NODE", "REGION", "VOTER", "HTTP", "GRPC", "PEER", "JOINED")
     show(run, listed, Table(columns, rows))
+
+
+@click.command("invite", cls=Command)
+@click.option("--region", required=True, metavar="R", help="Where the new node stands.")
+@remote
+@pass_run
+def invite_command(run: Run, region: str) -> None:
+    """Print a join token, good once and for 15 minutes, for a new node. It is a secret."""
+    with connect(run) as api:
+        invited = api.change(
+            "POST", "/v1/nodes/invite", NodeInvited, _ADMIN, body=NodeInvitation(region)
+        )
+    show(run, invited, line=invited.join_token)
+    note(
+        f"good until {invited.expires_at}, once; on the new machine put it into "
+        f"PETSEM_JOIN_TOKEN or a file and run: petsem join DIR --region {region}"
+    )
+
+
+@click.command("remove", cls=Command)
+@click.argument("node", metavar="NODE", callback=_checked)
+@click.option("--yes", metavar="NAME", help="Do not ask; name what is to be removed.")
+@remote
+@pass_run
+def remove_command(run: Run, node: str, yes: str | None) -> None:
+    """End a node's membership: the others refuse it from then on."""
+    confirm_name(node, yes, f"this removes the node {node}; it can come back only by joining anew")
+    with connect(run) as api:
+        gone = api.change("DELETE", f"/v1/nodes/{node}", NodeRemoved, _ADMIN)
+    show(run, gone, line=gone.message)
 
 
 @click.command("status", cls=Command)

@@ -12,12 +12,13 @@ signature algorithm). Naming: `docs/formats/envelope.md`.
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -162,6 +163,41 @@ def identity_of(cert_pem: bytes) -> Identity:
         raise PetsemError(Code.UNAUTHENTICATED, "the certificate does not name a node of a cluster")
     cluster, role, node_id = match.group(1, 2, 3)
     return Identity(bytes.fromhex(cluster), node_id, CertRole(role))
+
+
+def validity_of(cert_pem: bytes) -> tuple[int, int]:
+    """From when until when a certificate is good, in Unix milliseconds; `corrupt` if it is none."""
+    try:
+        cert = x509.load_pem_x509_certificate(cert_pem)
+        times = cert.not_valid_before_utc, cert.not_valid_after_utc
+    except _FOREIGN:
+        raise PetsemError(Code.CORRUPT, "that is not one certificate in PEM") from None
+    start, end = (int(time.timestamp()) * 1000 for time in times)
+    return start, end
+
+
+def fits(cert_pem: bytes, key_pem: bytes, ca_cert_pem: bytes) -> bool:
+    """Whether a certificate is for this private key, and its signature that of this CA.
+
+    For a certificate that was just issued or read from disk; who dials or is dialled is TLS's to
+    verify.
+    """
+    try:
+        cert = x509.load_pem_x509_certificate(cert_pem)
+        cert.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_cert_pem))
+    except (*_FOREIGN, InvalidSignature):
+        return False
+    return cert.public_key() == _load_key(key_pem).public_key()
+
+
+def requested_key_id(csr_pem: bytes) -> bytes:
+    """A 32-byte id of the public key that a sound request is for; `invalid` if it is not sound."""
+    key = _requested_key(csr_pem)
+    return hashlib.sha256(
+        key.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    ).digest()
 
 
 def _only_uri(cert_pem: bytes) -> str:

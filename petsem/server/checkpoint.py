@@ -40,6 +40,11 @@ class Checkpointer:
         self._frames = frames
         return apsw.SQLITE_OK
 
+    @property
+    def frames(self) -> int:
+        """Frames in the WAL at the last commit, as SQLite counts them."""
+        return self._frames
+
     def due(self, *, idle: bool) -> int | None:
         """The mode to checkpoint in now, or None."""
         if idle and self._frames * PAGE_SIZE > RESTART_BYTES:

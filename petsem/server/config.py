@@ -59,7 +59,11 @@ class GrpcConfig:
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
+    """`upstream` is where a replica finds the cluster at first, later its own database says."""
+
     bind: Address
+    advertise: Address | None
+    upstream: Address | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,7 @@ def render_default(
     http: Address | None = None,
     grpc: Address | None = None,
     peer: Address | None = None,
+    upstream: Address | None = None,
     keyring_file: Path | None = None,
 ) -> str:
     """The text of a new `petsem.toml`: every key explained, those with a default commented out."""
@@ -173,6 +178,8 @@ def render_default(
     for section, address in (("http", http), ("grpc", grpc), ("peer", peer)):
         if address is not None:
             chosen[section, "bind"] = str(address)
+    if upstream is not None:
+        chosen["peer", "upstream"] = str(upstream)
     if keyring_file is not None:
         chosen["keyring", "file"] = str(keyring_file)
     lines = ["# Petsem node. Relative paths are resolved against this directory."]

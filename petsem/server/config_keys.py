@@ -109,6 +109,13 @@ def _address(value: Any, _base: Path) -> Address:
     return Address.parse(_text(value))
 
 
+def _reachable(value: Any, base: Path) -> Address:
+    found = _address(value, base)
+    if found.port == 0:
+        raise ValueError
+    return found
+
+
 def _path(value: Any, base: Path) -> Path:
     return base / _text(value)
 
@@ -283,6 +290,28 @@ KEYS: Final[tuple[Key, ...]] = (
         "address",
         _BIND,
         "Where other nodes connect; always mutual TLS with the cluster's own certificates.",
+    ),
+    Key(
+        "peer",
+        "advertise",
+        _reachable,
+        "",
+        "address",
+        "HOST:PORT, no port 0",
+        "Where other nodes reach this one, if that is not `bind`: behind address translation, or "
+        "with `bind` on all addresses.",
+        '"ams.example.net:7402"',
+    ),
+    Key(
+        "peer",
+        "upstream",
+        _reachable,
+        "",
+        "address",
+        "HOST:PORT, no port 0",
+        "The peer port of the node that a replica follows at its first start; later its own "
+        "database says where the others are. `petsem join` writes it.",
+        '"10.0.0.1:7402"',
     ),
     Key(
         "keyring",

@@ -127,6 +127,11 @@ class DataDir:
         return self.path / "lost"
 
     @property
+    def joining(self) -> Path:
+        """There while a `petsem join` is under way, or was cut short; then it may be repeated."""
+        return self.path / "joining"
+
+    @property
     def default_keyring(self) -> Path:
         """`DIR.keyring.json`: beside the directory, so that a copy of it does not hold its keys."""
         return self.path.with_name(self.path.name + ".keyring.json")
@@ -138,6 +143,11 @@ class DataDir:
 
     def create(self) -> None:
         """Make the directory and those in it, 0700; `conflict` if something is in it already."""
+        self.require_empty()
+        self.make_directories()
+
+    def require_empty(self) -> None:
+        """Make the directory, 0700, or accept one that is private and empty; else `conflict`."""
         files.make_directory(self.path)
         try:
             occupied = any(self.path.iterdir())
@@ -145,12 +155,20 @@ class DataDir:
             raise files.cannot("read", self.path, error) from error
         if occupied:
             raise conflict(f"{self.path} is not empty; choose a directory that is new or empty")
+
+    def make_directories(self) -> None:
+        """Make the directories in it, 0700, that are not there."""
         for directory in (self.log, self.tls, self.audit, self.lost):
             files.make_directory(directory)
 
     def require(self) -> None:
         """Refuse a path that is no data directory, or one that others can enter."""
         if not files.present(self.node_file):
+            if files.present(self.joining):
+                raise invalid(
+                    f"{self.path} has not joined its cluster yet; run petsem join again, with the "
+                    "same join token or a new one"
+                )
             raise invalid(
                 f"{self.path} is not a Petsem data directory; "
                 f"run: petsem init {shlex.quote(str(self.path))} --region REGION"

@@ -29,10 +29,10 @@ from petsem.server.files import present, write_new
 from petsem.server.keys import CLUSTER, Keys
 from petsem.server.leadership import begin_epoch
 from petsem.server.operator_token import issue_operator_token
+from petsem.server.peer.certificates import CERTIFICATE_DAYS, new_node_id
 from petsem.server.schema import migrate
 from petsem.server.service.tokens import add_root_key
 
-CERTIFICATE_DAYS: Final = 90
 DEFAULT_ADDRESSES: Final = {
     "http": Address("127.0.0.1", 7400),
     "grpc": Address("127.0.0.1", 7401),
@@ -77,7 +77,7 @@ def init_cluster(
     for purpose in Purpose:
         keyring = keyring.with_key(purpose, generate_kek())
     write_new(keyring_path, keyring.encode())
-    identity = NodeIdentity(_node_id(region), random_id(), region)
+    identity = NodeIdentity(new_node_id(region), random_id(), region)
     addresses = {
         "http": http or DEFAULT_ADDRESSES["http"],
         "grpc": grpc or DEFAULT_ADDRESSES["grpc"],
@@ -101,11 +101,6 @@ def init_cluster(
     write_new(token_path, token.encode() + b"\n")
     datadir.write_identity(identity)
     return NewCluster(identity.node_id, identity.cluster_id, keyring_path, token_path)
-
-
-def _node_id(region: str) -> str:
-    """A name for people to tell nodes by, within the bounds of a host's name."""
-    return f"{region[:54].rstrip('-')}-{random_id().hex()[:8]}"
 
 
 def _fill(

@@ -27,11 +27,16 @@ from petsem import __version__
 from petsem.errors import unavailable
 from petsem.server.api.app import create_app
 from petsem.server.config import HttpConfig, check_binds, load_config
+from petsem.server.config_keys import Address
 from petsem.server.datadir import DataDir
 from petsem.server.http_protocol import HttpLimits, protocol_class
 from petsem.server.logs import configure_logging, loop_exception_handler
 from petsem.server.node import Node, build_node
 from petsem.server.notify import notify
+from petsem.server.peer.identity import OwnCertificate
+from petsem.server.peer.membership import Members
+from petsem.server.peer.methods import membership_methods
+from petsem.server.peer.server import start_peer
 from petsem.server.rpc.connect import connect_app
 from petsem.server.rpc.server import start_grpc
 from petsem.server.tls import server_context
@@ -85,6 +90,17 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     listener = _listen(node.config.http)
     http = _http_server(node)
     grpc = await start_grpc(node)
+    own = OwnCertificate(node.datadir, node.identity)
+    peer = await start_peer(
+        membership_methods(node.nodes),
+        bind=node.config.peer.bind,
+        own=own,
+        members=Members(node.pool),
+        clock=node.clock,
+    )
+    node.nodes.peer_address = node.config.peer.advertise or Address(
+        node.config.peer.bind.host, peer.port
+    )
     serving = asyncio.create_task(http.serve([listener]), name="http")
     stop = asyncio.create_task(stopping.wait())
     loop = asyncio.get_running_loop()
@@ -98,6 +114,7 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
         position=str(node.writer.position),
         http=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         grpc=grpc.address,
+        peer=peer.address,
     )
     # What is alive now stays; the collector need not walk over it at every request's garbage.
     gc.collect()
@@ -112,7 +129,9 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     # Long polls look, see it and answer.
     node.changes.publish_all()
     http.should_exit = True
-    await asyncio.gather(grpc.stop(node.config.limits.drain_s), serving)
+    await asyncio.gather(
+        grpc.stop(node.config.limits.drain_s), peer.stop(node.config.limits.drain_s), serving
+    )
 
 
 class _Server(uvicorn.Server):

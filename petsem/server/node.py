@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from petsem.clock import Clock, SystemClock
-from petsem.errors import Code, PetsemError
+from petsem.model import Role
 from petsem.server.auth import Authenticator
 from petsem.server.bundles import Bundles
 from petsem.server.changes import Changes
-from petsem.server.check import check_start
+from petsem.server.cluster_view import ClusterView
 from petsem.server.config import Config, load_config
 from petsem.server.database import ReadPool
 from petsem.server.datadir import DataDir, NodeIdentity
@@ -20,9 +20,11 @@ from petsem.server.freshness import FreshnessSource
 from petsem.server.housekeeping import Housekeeping
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
-from petsem.server.leadership import open_epoch
+from petsem.server.leading import take_up
+from petsem.server.scanning import Scanning
 from petsem.server.service.boot import Boot
 from petsem.server.service.keyring import KeyringService
+from petsem.server.service.nodes import Nodes
 from petsem.server.service.orgs import Orgs
 from petsem.server.service.secrets import Secrets
 from petsem.server.service.status import StatusService
@@ -49,6 +51,8 @@ class Node:
     writer: Writer
     auth: Authenticator
     freshness: FreshnessSource
+    view: ClusterView
+    nodes: Nodes
     orgs: Orgs
     secrets: Secrets
     boot: Boot
@@ -57,32 +61,33 @@ class Node:
     keyring: KeyringService
     status: StatusService
     housekeeping: Housekeeping
+    scanning: Scanning
 
     async def start(self) -> None:
         """Open the database, begin this start's epoch, and take writes."""
-        loop = asyncio.get_running_loop()
         self.space.restore()
-        db = await loop.run_in_executor(self.helper, self.writer.open)
-        await loop.run_in_executor(self.helper, check_start, db, self.datadir, self.identity)
-        config = self.config
-        addresses = str(config.http.bind), str(config.grpc.bind), str(config.peer.bind)
-        node_id, now_ms = self.identity.node_id, self.clock.unix_ms()
-        begin = partial(open_epoch, db, self.datadir, node_id, now_ms, addresses)
-        try:
-            await loop.run_in_executor(self.helper, begin)
-        except PetsemError as e:
-            if e.code is not Code.UNAVAILABLE or not self.space.low:
-                raise
-            # A node with a full disk can still serve reads; what the ballast held is for this.
-            self.space.exhausted()
-            await loop.run_in_executor(self.helper, begin)
-        await self.writer.start(db)
+        take = partial(
+            take_up,
+            self.writer,
+            self.datadir,
+            self.identity,
+            self.config,
+            self.space,
+            self.clock.unix_ms(),
+        )
+        loop = asyncio.get_running_loop()
+        db, capture = await loop.run_in_executor(self.helper, take)
+        await self.writer.start(db, capture)
+        if not capture.table.complete:
+            self.scanning.start(capture.scan)
+        self.view.role, self.view.synced = Role.LEADER, True
         await self.keyring.start()
         self.housekeeping.start()
 
     async def stop(self) -> None:
         """Finish what was accepted, then close; the doors are closed before."""
         await self.housekeeping.stop()
+        await self.scanning.stop()
         await self.writer.stop()
         self.pool.close()
         self.helper.shutdown()
@@ -120,6 +125,7 @@ def build_node(
         vfs=vfs,
         queue_max=config.limits.write_queue,
     )
+    view = ClusterView(clock)
     auth = Authenticator(keys, clock, identity.cluster_id, identity.region, changes)
     freshness = FreshnessSource(identity.node_id, identity.region, clock)
     writes = Writes(writer, keys, auth)
@@ -137,6 +143,16 @@ def build_node(
         writer=writer,
         auth=auth,
         freshness=freshness,
+        view=view,
+        nodes=Nodes(
+            writes=writes,
+            writer=writer,
+            pool=pool,
+            keys=keys,
+            identity=identity,
+            clock=clock,
+            freshness=freshness,
+        ),
         orgs=Orgs(writes=writes, pool=pool, keys=keys),
         secrets=Secrets(writes=writes, pool=pool, keys=keys, bundles=bundles, freshness=freshness),
         boot=Boot(
@@ -173,4 +189,5 @@ def build_node(
             space=space,
             damaged_bundles=bundles.damaged,
         ),
+        scanning=Scanning(helper),
     )

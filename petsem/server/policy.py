@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from petsem.crypto.ca import CertRole
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -65,6 +67,8 @@ HTTP: Final[dict[tuple[str, str], Rule | None]] = {
     ("POST", "/v1/tokens/can"): TOKENS_VERIFY,
     ("GET", "/v1/revocations"): TOKENS_VERIFY,
     ("GET", "/v1/nodes"): NODES_READ,
+    ("POST", "/v1/nodes/invite"): NODES_ADMIN,
+    ("DELETE", "/v1/nodes/{node}"): NODES_ADMIN,
     ("GET", "/v1/status"): NODES_READ,
     ("GET", "/metrics"): NODES_READ,
     ("GET", "/v1/keyring"): NODES_ADMIN,
@@ -87,6 +91,15 @@ RPC: Final[dict[str, Rule]] = {
     "/petsem.v1.Tokens/WatchRevocations": TOKENS_VERIFY,
 }
 """gRPC method, which is also the Connect path of the unary ones → rule."""
+
+PEER: Final[dict[str, CertRole]] = {
+    "/petsem.v1.Peer/Join": CertRole.JOIN,
+    "/petsem.v1.Peer/Renew": CertRole.NODE,
+    "/petsem.v1.Peer/Forward": CertRole.NODE,
+    "/petsem.v1.Replication/Stream": CertRole.NODE,
+}
+"""Method of the peer port → whose certificate it takes. A node's counts while it is a member, and
+no token is looked at: a forwarded request carries its own."""
 
 
 def within_org_authority(action: str) -> bool:

@@ -205,7 +205,22 @@ CREATE INDEX idempotency_org ON idempotency (org);
 INSERT INTO schema (id, version, min_reader) VALUES (1, 0, 1);
 """
 
-MIGRATIONS: Final[tuple[tuple[str, int], ...]] = ((_V1, 1),)
+_V2: Final = """
+-- A join token that was made. The three last columns are null until it is used.
+CREATE TABLE invitations (
+    id BLOB PRIMARY KEY CHECK (length(id) = 16),
+    region TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    used_at INTEGER,
+    used_by TEXT,
+    used_key BLOB CHECK (length(used_key) = 32)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX invitations_expiry ON invitations (expires_at);
+"""
+
+MIGRATIONS: Final[tuple[tuple[str, int], ...]] = ((_V1, 1), (_V2, 1))
 """(SQL, oldest schema version whose readers understand the result), the first making version 1."""
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

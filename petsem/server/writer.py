@@ -28,10 +28,13 @@ from petsem import limits
 from petsem.clock import Clock
 from petsem.errors import Code, PetsemError, limited, unavailable
 from petsem.model import Position
+from petsem.replication.drivers.capture import Capture
+from petsem.replication.steps import CHECKPOINT, COMMIT
 from petsem.server import sql
 from petsem.server.changes import REVOCATIONS, Changes
 from petsem.server.checkpoint import Checkpointer
 from petsem.server.database import open_writer, read_position
+from petsem.server.logging_commits import Logging
 from petsem.server.space import Space
 
 log = structlog.get_logger(__name__)
@@ -110,6 +113,7 @@ class Writer:
         self._closing = False
         self._db: apsw.Connection | None = None
         self._checkpointer = Checkpointer(path, vfs=vfs)
+        self._logging = Logging(helper)
         self._task: asyncio.Task[None] | None = None
         self._copying: asyncio.Task[bool] | None = None
         self.position = Position(0, 0)
@@ -124,8 +128,15 @@ class Writer:
         db.set_busy_timeout(0)
         return db
 
-    async def start(self, db: apsw.Connection) -> None:
-        """Take over `db`, already migrated and in its epoch, and begin to serve."""
+    @property
+    def logging(self) -> Logging:
+        """How its transactions come into the log."""
+        return self._logging
+
+    async def start(self, db: apsw.Connection, capture: Capture) -> None:
+        """Take over `db`, already migrated, in its epoch and captured, and begin to serve."""
+        self._closing = False
+        self._logging.begin(capture)
         self._adopt(db)
         self._task = asyncio.create_task(self._run(), name="writer")
 
@@ -305,7 +316,15 @@ class Writer:
                 _fail(request, refusal)
             return
         try:
-            await self._on_helper(_commit, db)
+            await self._logging.require()
+        except OSError as e:
+            db.execute("ROLLBACK")
+            self.last_error = f"log: {type(e).__name__}"
+            for request in group:
+                _fail(request, _log_unwritable())
+            return
+        try:
+            await self._logging.committing(self._commit, db, position, now_ms)
         except Exception as e:
             await self._commit_failed(good, position, e)
             for request in bad:
@@ -371,7 +390,10 @@ class Writer:
         if self._db is not None:
             self._db.close(True)
             self._db = None
-        return self.open()
+        db = self.open()
+        frames, _ = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)
+        self._logging.committed(frames, read_position(db), self._clock.unix_ms())
+        return db
 
     def _adopt(self, db: apsw.Connection) -> None:
         self._db = db
@@ -413,7 +435,7 @@ class Writer:
 
     async def _run_checkpoint(self, mode: int) -> bool:
         try:
-            return await self._on_helper(self._checkpointer.run, mode)
+            return await self._on_helper(self._copy_wal, mode)
         except Exception as e:
             if isinstance(e, apsw.FullError):
                 self._space.exhausted()
@@ -421,18 +443,32 @@ class Writer:
             log.warning("checkpoint_failed", error=type(e).__name__)
             return False
 
+    def _commit(self, db: apsw.Connection, position: Position, now_ms: int) -> None:
+        """On the helper thread."""
+        self._logging.reached(COMMIT)
+        db.execute("COMMIT")
+        self._logging.committed(self._checkpointer.frames, position, now_ms)
+
+    def _copy_wal(self, mode: int) -> bool:
+        """On the helper thread: a checkpoint, and never of what is not in the log."""
+        if not self._logging.before_checkpoint(self._checkpointer.frames):
+            return False
+        self._logging.reached(CHECKPOINT)
+        return self._checkpointer.run(mode)
+
     async def _on_helper(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
 
     def _close(self) -> None:
         assert self._db is not None
         try:
-            self._checkpointer.run(apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except (apsw.Error, PetsemError) as e:
+            self._copy_wal(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except (apsw.Error, PetsemError, OSError) as e:
             log.warning("checkpoint_failed", error=type(e).__name__)
         self._checkpointer.close()
         self._db.close()
         self._db = None
+        self._logging.end()
 
 
 def _where(error: Exception) -> str:
@@ -440,13 +476,16 @@ def _where(error: Exception) -> str:
     return "".join(traceback.format_tb(error.__traceback__))
 
 
-def _commit(db: apsw.Connection) -> None:
-    db.execute("COMMIT")
-
-
 def _full() -> PetsemError:
     return unavailable(
         "the node's disk is full, so it takes no writes; free space on it", retry_after_s=5
+    )
+
+
+def _log_unwritable() -> PetsemError:
+    return unavailable(
+        "the node cannot write its transaction log, so it takes no writes; see its disk",
+        retry_after_s=5,
     )
 
 

@@ -537,6 +537,27 @@ class NodeList(_Out, frozen=True):
     nodes: list[NodeInfo]
 
 
+class NodeInvitation(_In, frozen=True):
+    """Where the new node will stand; the token is good for no other region."""
+
+    region: Annotated[str, Meta(description="as in 1 to 63 lower-case letters, digits, hyphens")]
+
+
+class NodeInvited(_Out, frozen=True):
+    """A join token, which is shown here only. It is a secret: whoever uses it first joins."""
+
+    join_token: str
+    expires_at: Time
+
+
+class NodeRemoved(_Out, frozen=True):
+    """A node that is one no more, from this position on."""
+
+    node: str
+    position: PositionText
+    message: str
+
+
 class KekInfo(_Out, frozen=True):
     """A KEK, by its id; the key itself is in no answer."""
 

@@ -215,3 +215,293 @@ class ErrorDetail(_message.Message):
     have_version: int
     need_version: int
     def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., have: _Optional[_Union[Position, _Mapping]] = ..., need: _Optional[_Union[Position, _Mapping]] = ..., server_time_ms: _Optional[int] = ..., have_version: _Optional[int] = ..., need_version: _Optional[int] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("region", "http", "grpc", "peer", "csr", "keks", "version")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    HTTP_FIELD_NUMBER: _ClassVar[int]
+    GRPC_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    KEKS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    region: str
+    http: str
+    grpc: str
+    peer: str
+    csr: bytes
+    keks: _containers.RepeatedCompositeFieldContainer[KekIds]
+    version: str
+    def __init__(self, region: _Optional[str] = ..., http: _Optional[str] = ..., grpc: _Optional[str] = ..., peer: _Optional[str] = ..., csr: _Optional[bytes] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class JoinResponse(_message.Message):
+    __slots__ = ("cluster", "node", "certificate", "ca", "keks_in_use")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    CA_FIELD_NUMBER: _ClassVar[int]
+    KEKS_IN_USE_FIELD_NUMBER: _ClassVar[int]
+    cluster: bytes
+    node: str
+    certificate: bytes
+    ca: bytes
+    keks_in_use: _containers.RepeatedCompositeFieldContainer[KekIds]
+    def __init__(self, cluster: _Optional[bytes] = ..., node: _Optional[str] = ..., certificate: _Optional[bytes] = ..., ca: _Optional[bytes] = ..., keks_in_use: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("csr",)
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    csr: bytes
+    def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
+
+class RenewResponse(_message.Message):
+    __slots__ = ("certificate",)
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
+
+class Header(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class ForwardRequest(_message.Message):
+    __slots__ = ("method", "path", "query", "headers", "body", "client_ip", "hops")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_IP_FIELD_NUMBER: _ClassVar[int]
+    HOPS_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    path: str
+    query: str
+    headers: _containers.RepeatedCompositeFieldContainer[Header]
+    body: bytes
+    client_ip: str
+    hops: int
+    def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., query: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[bytes] = ..., client_ip: _Optional[str] = ..., hops: _Optional[int] = ...) -> None: ...
+
+class ForwardResponse(_message.Message):
+    __slots__ = ("status", "headers", "body")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    headers: _containers.RepeatedCompositeFieldContainer[Header]
+    body: bytes
+    def __init__(self, status: _Optional[int] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class KekIds(_message.Message):
+    __slots__ = ("purpose", "ids")
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    purpose: str
+    ids: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, purpose: _Optional[str] = ..., ids: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class FromReplica(_message.Message):
+    __slots__ = ("hello", "ack", "report")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    ack: Ack
+    report: NodeReport
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., report: _Optional[_Union[NodeReport, _Mapping]] = ...) -> None: ...
+
+class FromLeader(_message.Message):
+    __slots__ = ("welcome", "transactions", "snapshot", "pages", "snapshot_end", "heartbeat", "rollback")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTIONS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_END_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    transactions: Transactions
+    snapshot: SnapshotBegin
+    pages: SnapshotPages
+    snapshot_end: SnapshotEnd
+    heartbeat: Heartbeat
+    rollback: Rollback
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., transactions: _Optional[_Union[Transactions, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotBegin, _Mapping]] = ..., pages: _Optional[_Union[SnapshotPages, _Mapping]] = ..., snapshot_end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("protocol", "cluster", "node", "region", "version", "schema", "keks", "epoch_seen", "position", "resume", "epochs")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    KEKS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    cluster: bytes
+    node: str
+    region: str
+    version: str
+    schema: int
+    keks: _containers.RepeatedCompositeFieldContainer[KekIds]
+    epoch_seen: int
+    position: Position
+    resume: SnapshotAt
+    epochs: _containers.RepeatedCompositeFieldContainer[Epoch]
+    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., schema: _Optional[int] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., epoch_seen: _Optional[int] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., resume: _Optional[_Union[SnapshotAt, _Mapping]] = ..., epochs: _Optional[_Iterable[_Union[Epoch, _Mapping]]] = ...) -> None: ...
+
+class Epoch(_message.Message):
+    __slots__ = ("epoch", "first_txid", "leader")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TXID_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    first_txid: int
+    leader: str
+    def __init__(self, epoch: _Optional[int] = ..., first_txid: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
+
+class SnapshotAt(_message.Message):
+    __slots__ = ("at", "next_page")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_FIELD_NUMBER: _ClassVar[int]
+    at: Position
+    next_page: int
+    def __init__(self, at: _Optional[_Union[Position, _Mapping]] = ..., next_page: _Optional[int] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("received", "durable", "applied", "epoch")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    durable: int
+    applied: int
+    epoch: int
+    def __init__(self, received: _Optional[int] = ..., durable: _Optional[int] = ..., applied: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class NodeReport(_message.Message):
+    __slots__ = ("node", "region", "version", "durable", "applied", "lag_ms", "last_error", "keks", "path", "ready", "warnings", "at_ms", "schema")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    LAG_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    KEKS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    region: str
+    version: str
+    durable: Position
+    applied: Position
+    lag_ms: int
+    last_error: str
+    keks: _containers.RepeatedCompositeFieldContainer[KekIds]
+    path: _containers.RepeatedScalarFieldContainer[str]
+    ready: bool
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    at_ms: int
+    schema: int
+    def __init__(self, node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., durable: _Optional[_Union[Position, _Mapping]] = ..., applied: _Optional[_Union[Position, _Mapping]] = ..., lag_ms: _Optional[int] = ..., last_error: _Optional[str] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., path: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., at_ms: _Optional[int] = ..., schema: _Optional[int] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("protocol", "cluster", "node", "region", "version", "epoch_seen", "path", "leader_http", "leader_grpc", "leader_peer", "position", "epochs")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    LEADER_HTTP_FIELD_NUMBER: _ClassVar[int]
+    LEADER_GRPC_FIELD_NUMBER: _ClassVar[int]
+    LEADER_PEER_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    cluster: bytes
+    node: str
+    region: str
+    version: str
+    epoch_seen: int
+    path: _containers.RepeatedScalarFieldContainer[str]
+    leader_http: str
+    leader_grpc: str
+    leader_peer: str
+    position: Position
+    epochs: _containers.RepeatedCompositeFieldContainer[Epoch]
+    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., epoch_seen: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., leader_http: _Optional[str] = ..., leader_grpc: _Optional[str] = ..., leader_peer: _Optional[str] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., epochs: _Optional[_Iterable[_Union[Epoch, _Mapping]]] = ...) -> None: ...
+
+class Transactions(_message.Message):
+    __slots__ = ("epoch", "ltx")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LTX_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    ltx: bytes
+    def __init__(self, epoch: _Optional[int] = ..., ltx: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotBegin(_message.Message):
+    __slots__ = ("at", "pages", "first_page")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_PAGE_FIELD_NUMBER: _ClassVar[int]
+    at: Position
+    pages: int
+    first_page: int
+    def __init__(self, at: _Optional[_Union[Position, _Mapping]] = ..., pages: _Optional[int] = ..., first_page: _Optional[int] = ...) -> None: ...
+
+class SnapshotPages(_message.Message):
+    __slots__ = ("first_page", "count", "data")
+    FIRST_PAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    first_page: int
+    count: int
+    data: bytes
+    def __init__(self, first_page: _Optional[int] = ..., count: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotEnd(_message.Message):
+    __slots__ = ("at", "ltx", "epoch")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    LTX_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    at: Position
+    ltx: bytes
+    epoch: int
+    def __init__(self, at: _Optional[_Union[Position, _Mapping]] = ..., ltx: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("position", "leader_time_ms", "leader_seen_ms_ago", "epoch_seen", "nodes", "replicated")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_SEEN_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    position: Position
+    leader_time_ms: int
+    leader_seen_ms_ago: int
+    epoch_seen: int
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeReport]
+    replicated: Position
+    def __init__(self, position: _Optional[_Union[Position, _Mapping]] = ..., leader_time_ms: _Optional[int] = ..., leader_seen_ms_ago: _Optional[int] = ..., epoch_seen: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeReport, _Mapping]]] = ..., replicated: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
+
+class Rollback(_message.Message):
+    __slots__ = ("fork",)
+    FORK_FIELD_NUMBER: _ClassVar[int]
+    fork: Position
+    def __init__(self, fork: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...

@@ -97,6 +97,12 @@ HTTP: Final[dict[Where, Case]] = {
     ("POST", "/v1/tokens/can"): Case("tokens:verify", VERIFY),
     ("GET", "/v1/revocations"): Case("tokens:verify", query="org=acme"),
     ("GET", "/v1/nodes"): Case("nodes:read", of_cluster=True),
+    ("POST", "/v1/nodes/invite"): Case(
+        "nodes:admin", {"region": "fra"}, of_cluster=True, status=201
+    ),
+    ("DELETE", "/v1/nodes/{node}"): Case(
+        "nodes:admin", of_cluster=True, parameters={"node": "doomed"}
+    ),
     ("GET", "/v1/status"): Case("nodes:read", of_cluster=True),
     ("GET", "/metrics"): Case("nodes:read", of_cluster=True),
     ("GET", "/v1/keyring"): Case("nodes:admin", of_cluster=True),
@@ -176,6 +182,7 @@ class Walk:
         """The request of a case, with these parameters of the path."""
         method, template = where
         given = {"org": "acme", "app": "web", "token_id": ABSENT_ID, "key_id": "0" * 64}
+        given["node"] = "absent"
         path = template.format(**{**given, **parameters})
         if case.query:
             path += "?" + case.query
@@ -213,6 +220,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     keyring_file = DataDir(made.directory).default_keyring
     waiting = Keyring.parse(keyring_file.read_bytes()).with_key(Purpose.SECRETS, generate_kek())
     keyring_file.write_bytes(waiting.encode())
+    Disk(made.directory).run("INSERT INTO nodes VALUES ('doomed', 'fra', 0, 'x:1', 'x:2', 'x:3', 0)")
     with Daemon(made.directory) as daemon, Doors(daemon, made.operator) as doors:
         doors.furnish("acme", "web", "api", "doomed", "undead")
         for org in ("umbrella", "doomed", "undead"):
@@ -238,7 +246,8 @@ def test_every_route_has_a_case(walk: Walk) -> None:
         for service in pb.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
-    assert RPC.keys() == policy.RPC.keys() == methods
+    assert RPC.keys() == policy.RPC.keys()
+    assert policy.RPC.keys() | policy.PEER.keys() == methods
 
 
 def test_the_policy(walk: Walk) -> None:

@@ -18,6 +18,7 @@ import pytest
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose
 from petsem.server.datadir import DataDir
+from petsem.server.schema import SCHEMA_VERSION
 from tests.support import cluster
 from tests.support.daemon import Daemon, Ran, configure, run, until
 from tests.support.doors import Doors, values_of
@@ -123,7 +124,7 @@ def test_a_newer_database(site: Site) -> None:
     assert run("operator", "recover", site.directory).code == CONFLICT
     assert run("check", site.directory).code == CORRUPT
     assert (disk.rows("SELECT * FROM position"), disk.rows("SELECT * FROM epochs")) == before
-    disk.run("UPDATE schema SET version = 1")
+    disk.run("UPDATE schema SET version = ?", SCHEMA_VERSION)
     serves(site)
 
 

@@ -27,8 +27,8 @@ class Cluster:
 
 def make(root: Path) -> Cluster:
     """A new cluster under `root`, on free ports."""
-    peer = Address("127.0.0.1", 7402)
-    made = init_cluster(root / "node", region="ams", http=ANY_PORT, grpc=ANY_PORT, peer=peer)
+    peer = ANY_PORT
+    made = init_cluster(root / "node", region="ams", http=ANY_PORT, grpc=ANY_PORT, peer=ANY_PORT)
     return Cluster(root / "node", made.operator_token_file.read_text().strip())
 
 

@@ -23,6 +23,18 @@ async def _nodes(ask: Ask) -> http.NodeList:
     return ask.node.status.nodes()
 
 
+async def _invite(ask: Ask) -> http.NodeInvited:
+    principal = ask.authorize()
+    body = await ask.body(http.NodeInvitation)
+    return await ask.node.nodes.invite(principal, ask.call(), body.region)
+
+
+async def _remove(ask: Ask) -> http.NodeRemoved:
+    principal = ask.authorize()
+    await ask.no_body()
+    return await ask.node.nodes.remove(principal, ask.call(), ask.parameter("node"))
+
+
 async def _keyring(ask: Ask) -> http.KeyringList:
     ask.authorize()
     return await ask.node.keyring.list()
@@ -68,6 +80,34 @@ ROUTES: Final = (
         about="The cluster's members and their addresses.",
         reply=http.NodeList,
         examples=(("one node", examples.NODES),),
+    ),
+    Route(
+        method="POST",
+        path="/v1/nodes/invite",
+        handle=_invite,
+        tag="nodes",
+        summary="Invite a node",
+        about="Answers a join token, good once and for 15 minutes, with which a machine in that "
+        "region becomes a node of the cluster.",
+        body=http.NodeInvitation,
+        body_examples=(("a region", examples.INVITATION),),
+        status=201,
+        reply=http.NodeInvited,
+        examples=(("invited", examples.INVITED),),
+        writes=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/nodes/{node}",
+        handle=_remove,
+        tag="nodes",
+        summary="Remove a node",
+        about="Its certificate is refused by the other nodes from then on, and its streams end. "
+        "The node that leads cannot be removed.",
+        reply=http.NodeRemoved,
+        examples=(("removed", examples.NODE_REMOVED),),
+        fails=(Code.NOT_FOUND,),
+        writes=True,
     ),
     Route(
         method="GET",

@@ -268,6 +268,14 @@ NODES: Final = http.NodeList(
         )
     ]
 )
+INVITATION: Final = http.NodeInvitation(region="fra")
+INVITED: Final = http.NodeInvited(join_token="petsem_join_AaGyw9Tl….0A1b2C", expires_at=_TIME)  # noqa: S106
+NODE_REMOVED: Final = http.NodeRemoved(
+    node="fra-5d6c7b8a",
+    position=_POSITION,
+    message="fra-5d6c7b8a is no longer a node: the others refuse it. Its disk still holds what it "
+    "had; destroy it, or rotate the keys that it held",
+)
 KEK: Final = http.KekInfo(purpose="secrets", id=_KEY_ID, state="primary", held=True, wraps=42)
 RETIRED_KEK: Final = http.KekInfo(
     purpose="secrets", id=_KEY_ID, state="retired", held=True, wraps=0

@@ -56,6 +56,7 @@ _TENANT: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _PATH_PARAMETERS: Final = {
     "org": ("an org's name", f"^{_TENANT}$", "acme"),
     "app": ("an app's name", f"^{_TENANT}$", "web"),
+    "node": ("a node's id", f"^{_TENANT}$", "fra-5d6c7b8a"),
     "token_id": ("a token's nonce", "^[0-9a-f]{32}$", "5c0f1d7e9a2b4c6d8e0f1a2b3c4d5e6f"),
     "key_id": (
         "a KEK's id",

@@ -57,13 +57,16 @@ def test_every_command_of_this_version_is_there() -> None:
         "check",
         "completion",
         "init",
+        "join",
         "keyring generate",
         "keyring list",
         "keyring promote",
         "keyring retire",
         "keyring rewrap",
         "keyring rotate-data",
+        "node invite",
         "node list",
+        "node remove",
         "operator recover",
         "org create",
         "org delete",
@@ -231,6 +234,7 @@ FIT = {
     "key_id": "0a" * 32,
     "token_id": "0a" * 16,
     "file": "-",
+    "node": "fra-1",
 }
 EXTRA = {
     ("org", "delete"): ("--yes", "acme"),
@@ -241,6 +245,8 @@ EXTRA = {
     ("token", "verify"): ("--org", "acme"),
     ("token", "can"): ("--org", "acme"),
     ("keyring", "rotate-data"): ("--all",),
+    ("node", "invite"): ("--region", "fra"),
+    ("node", "remove"): ("--yes", "fra-1"),
 }
 
 

@@ -425,3 +425,39 @@ def test_a_ca_whose_parts_do_not_match_signs_nothing(cluster: Cluster) -> None:
         with pytest.raises(PetsemError) as caught:
             _issue(parts)
         assert caught.value.code is Code.CORRUPT
+
+
+def test_validity(cluster: Cluster) -> None:
+    """From an hour before it was issued, in whole seconds, until its days are over."""
+    leaf = _issue(cluster, days=2)
+    now_ms = NOW_MS // 1000 * 1000
+    assert ca.validity_of(leaf.cert) == (now_ms - 3_600_000, now_ms + 2 * DAY_MS)
+    for nonsense in (b"", b"hunter2", leaf.key):
+        with pytest.raises(PetsemError) as refused:
+            ca.validity_of(nonsense)
+        assert refused.value.code is Code.CORRUPT
+        assert "hunter2" not in refused.value.message
+
+
+def test_what_fits(cluster: Cluster) -> None:
+    """A certificate fits its own key and the CA that signed it, and nothing else."""
+    leaf, other = _issue(cluster), _issue(cluster)
+    stranger = _cluster(CLUSTER)
+    assert ca.fits(leaf.cert, leaf.key, cluster.cert)
+    assert not ca.fits(leaf.cert, other.key, cluster.cert)
+    assert not ca.fits(leaf.cert, leaf.key, stranger.cert)
+    assert not ca.fits(leaf.cert, leaf.key, other.cert)
+    assert not ca.fits(b"hunter2", leaf.key, cluster.cert)
+
+
+def test_the_key_of_a_request() -> None:
+    """Each request for a key has its id, whatever its signature; an unsound request has none."""
+    key = ca.new_node_key()
+    one, again = ca.node_csr(key), ca.node_csr(key)
+    assert one != again
+    assert ca.requested_key_id(one) == ca.requested_key_id(again)
+    assert len(ca.requested_key_id(one)) == 32
+    assert ca.requested_key_id(one) != ca.requested_key_id(ca.node_csr(ca.new_node_key()))
+    with pytest.raises(PetsemError) as refused:
+        ca.requested_key_id(b"hunter2")
+    assert refused.value.code is Code.INVALID

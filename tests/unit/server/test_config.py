@@ -35,7 +35,7 @@ DEFAULTS = Config(
     NodeConfig("ams"),
     HttpConfig(Address("127.0.0.1", 7400), None, (), False, True),
     GrpcConfig(Address("127.0.0.1", 7401), None),
-    PeerConfig(Address("127.0.0.1", 7402)),
+    PeerConfig(Address("127.0.0.1", 7402), None, None),
     KeyringConfig(None, None),
     LimitsConfig(
         write_queue=limits.WRITE_QUEUE_MAX,
@@ -86,6 +86,8 @@ def test_every_key_can_be_set() -> None:
         key = "g.key"
         [peer]
         bind = "node-1.internal:9002"
+        advertise = "node-1.example:1"
+        upstream = "[fd00::1]:7402"
         [keyring]
         command = ["fetch", "--from", "vault"]
         [limits]
@@ -115,7 +117,9 @@ def test_every_key_can_be_set() -> None:
             False,
         ),
         GrpcConfig(Address("0.0.0.0", 9001), TlsFiles(BASE / "g.pem", BASE / "g.key", None)),
-        PeerConfig(Address("node-1.internal", 9002)),
+        PeerConfig(
+            Address("node-1.internal", 9002), Address("node-1.example", 1), Address("fd00::1", 7402)
+        ),
         KeyringConfig(None, ("fetch", "--from", "vault")),
         LimitsConfig(1, 2, 3, 65_536, 0.1, 3_600.0, 1, 3_600),
         LogConfig("debug", "json"),
@@ -133,11 +137,12 @@ def test_every_key_can_be_set() -> None:
         ),
         (
             REGION + "[peer]\nzzz = 1",
-            "unknown key zzz in [peer] of petsem.toml; known are bind",
+            "unknown key zzz in [peer] of petsem.toml; known are bind, advertise, upstream",
         ),
         (
             REGION + '[peer]\n"s3cr\\net" = 1',
-            "unknown key (of an unusual name) in [peer] of petsem.toml; known are bind",
+            "unknown key (of an unusual name) in [peer] of petsem.toml; known are bind, advertise, "
+            "upstream",
         ),
         ("node = 1", "node in petsem.toml must be a section, written [node]"),
         ("x =", "petsem.toml is not valid TOML at end of document"),
@@ -176,6 +181,8 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
     [
         ("node.region", "1", "expected name, 1 to 63 lower-case letters, digits and hyphens"),
         ("http.bind", "1", "expected address, HOST:PORT; port 0 takes any free one"),
+        ("peer.advertise", '"x:0"', "expected address, HOST:PORT, no port 0"),
+        ("peer.upstream", '"x:0"', "expected address, HOST:PORT, no port 0"),
         ("http.bind", '"s3cret"', "an address is HOST:PORT, such as 127.0.0.1:7400, [::1]:7400"),
         ("http.cert", "1", "expected path, path of a PEM file"),
         ("http.cert", '""', "expected path, path of a PEM file"),

@@ -50,6 +50,22 @@ def test_steps_are_taken_in_order_with_their_oldest_reader(
     assert sql.rows(db, "SELECT version, min_reader FROM schema") == [(SCHEMA_VERSION + 2, 3)]
 
 
+def test_a_database_of_the_first_version_takes_invitations(
+    db: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in it stays, and whoever reads the first version reads it still."""
+    with monkeypatch.context() as first:
+        first.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        first.setattr(schema, "SCHEMA_VERSION", 1)
+        migrate(db)
+    node = ("ams-1", "ams", 1, "x:1", "x:2", "x:3", 0)
+    sql.run(db, "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?)", node)
+    assert migrate(db) == SCHEMA_VERSION - 1
+    assert sql.rows(db, "SELECT * FROM nodes") == [node]
+    assert sql.rows(db, "SELECT * FROM invitations") == []
+    assert sql.rows(db, "SELECT min_reader FROM schema") == [(1,)]
+
+
 def test_a_newer_database_is_refused_and_untouched(db: apsw.Connection) -> None:
     """What a newer program migrated is left alone, with a sentence that says what to run."""
     migrate(db)

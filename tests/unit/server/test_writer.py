@@ -14,10 +14,13 @@ import pytest
 from petsem.clock import ManualClock
 from petsem.errors import Code, PetsemError, conflict
 from petsem.model import Position
+from petsem.replication.drivers.capture_start import begin_capture
+from petsem.replication.drivers.log import TransactionLog
 from petsem.server import sql
 from petsem.server.changes import POSITION, Changes
 from petsem.server.database import open_reader, open_writer, read_position
 from petsem.server.leadership import begin_epoch
+from petsem.server.leading import frames_in_wal
 from petsem.server.schema import migrate
 from petsem.server.space import Space
 from petsem.server.writer import Txn, Writer
@@ -29,6 +32,7 @@ class _Rig:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "petsem.db"
+        (directory / "ltx").mkdir()
         self.vfs = FailingVfs()
         self.free = 2**30
         self.changes = Changes()
@@ -52,7 +56,17 @@ class _Rig:
         begin_epoch(db, Position(1, 1), "node", 0)
         db.execute("CREATE TABLE probe (x TEXT UNIQUE, filler BLOB) STRICT")
         db.execute("COMMIT")
-        await self.writer.start(db)
+        capture = begin_capture(
+            self.path,
+            self.path.parent,
+            TransactionLog.open(self.path.parent / "ltx"),
+            Position(1, 1),
+            [(1, 1)],
+            frames=frames_in_wal(db),
+            at_ms=0,
+            save_lost=lambda _fork: None,
+        )
+        await self.writer.start(db, capture)
 
     def stored(self) -> list[str]:
         """What another connection sees."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from petsem import __version__
+from petsem.crypto.ca import identity_of, new_node_key, node_csr
 from petsem.crypto.keys import Purpose
+from petsem.server.config_keys import Address
+from petsem.server.peer.join_token import JoinToken
+from petsem.wire.petsem_pb2 import JoinRequest
 from tests.unit.server.api.world import APP, SECRETS, Api
 
 
@@ -20,6 +24,38 @@ async def test_nodes_and_status(api: Api) -> None:
     (node,) = status["nodes"]
     assert (node["role"], node["ready"], node["version"]) == ("leader", True, __version__)
     assert node["position"] == str(api.node.writer.position)
+
+
+async def test_inviting_and_removing(api: Api) -> None:
+    """An invitation is shown once its peer port is open; a node is removed, but not the leader."""
+    early = await api.ask("POST", "/v1/nodes/invite", body={"region": "fra"})
+    assert early.error == (503, "unavailable", None)
+    api.node.nodes.peer_address = Address("10.0.0.1", 7402)
+    invited = await api.done("POST", "/v1/nodes/invite", body={"region": "fra"})
+    token = JoinToken.parse(invited["join_token"])
+    assert token.addresses == (Address("10.0.0.1", 7402),)
+    assert invited.keys() == {"join_token", "expires_at"}
+    request = JoinRequest(
+        region="fra",
+        http="x:1",
+        grpc="x:2",
+        peer="x:3",
+        csr=node_csr(new_node_key()),
+    )
+    joined = await api.node.nodes.join(identity_of(token.certificate).node_id, request)
+    listed = [each["node"] for each in (await api.get("/v1/nodes"))["nodes"]]
+    assert sorted(listed) == sorted([api.node.identity.node_id, joined.node])
+    gone = await api.done("DELETE", f"/v1/nodes/{joined.node}")
+    assert (gone["node"], gone["position"]) == (joined.node, str(api.node.writer.position))
+    for node, error in (
+        (joined.node, (404, "not_found", None)),
+        (api.node.identity.node_id, (409, "conflict", None)),
+        ("A", (400, "invalid", None)),
+    ):
+        assert (await api.ask("DELETE", f"/v1/nodes/{node}")).error == error
+    for body in ({}, {"region": "FRA"}, {"region": 1}, {"region": "fra", "x": 1}):
+        wrong = await api.ask("POST", "/v1/nodes/invite", body=body)
+        assert wrong.error == (400, "invalid", None)
 
 
 async def test_keks(api: Api) -> None:

@@ -26,6 +26,7 @@ BODIES: dict[Where, Any] = {
     ("POST", "/v1/tokens/verify"): _VERIFY,
     ("POST", "/v1/tokens/verify-batch"): {"requests": [_VERIFY]},
     ("POST", "/v1/tokens/can"): _VERIFY,
+    ("POST", "/v1/nodes/invite"): {"region": "fra"},
 }
 QUERIES = {("GET", "/v1/revocations"): {"org": "acme"}}
 
@@ -44,7 +45,7 @@ async def _ask(
     api: Api, route: Where, token: str | None, *, org: str = "acme", app: str = "web"
 ) -> Answer:
     method, template = route
-    path = template.format(org=org, app=app, token_id=_ID, key_id=_KEK)
+    path = template.format(org=org, app=app, token_id=_ID, key_id=_KEK, node="absent")
     return await api.ask(
         method, path, token=token, body=BODIES.get(route), **QUERIES.get(route, {})
     )

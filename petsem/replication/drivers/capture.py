@@ -1,0 +1,289 @@
+"""Capturing the leader's transactions: from the WAL into the log.
+
+Guarantees: each committed transaction is logged once, in order, under the position that its writer
+gave it; a log that cannot be written keeps what is not in it, and says so until it can. A WAL that
+was lost is answered with a snapshot of the whole database in the log, so that the log is never
+without a transaction that the database has.
+
+Transactions that wait to be logged become one LTX file if the caller lets them: each page once. On
+the thread that commits. It does not sync (`before_checkpoint` does), commit, or tell anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from petsem.model import Position
+from petsem.replication.drivers.database_file import PageReader, open_file
+from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.page_checksums import save, scan
+from petsem.replication.drivers.wal_tail import WalLost, WalTail
+from petsem.replication.image import PAGE_SIZE, canonical_pages, normalise, page_numbers
+from petsem.replication.ltx import Encoder, Header, encode, page_checksum
+from petsem.replication.ltx.checksum import CHECKSUM_FLAG
+from petsem.replication.rolling import PageChecksums
+from petsem.replication.steps import CAPTURE, Reached, nothing
+from petsem.replication.wal import WalCommit
+
+_HELD_PAGES: Final = 4_096
+"""A transaction of more pages is read twice and streamed into the log."""
+
+Pages = Iterator[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A committed transaction that is not in the log yet."""
+
+    commit: WalCommit
+    position: Position
+    at_ms: int
+
+
+class Capture:
+    """The leader's WAL, table of page checksums and log, kept in step.
+
+    `page1` is the last page 1 that was logged, or the database's own.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        log: TransactionLog,
+        table: PageChecksums,
+        tail: WalTail,
+        page1: bytes,
+        *,
+        reached: Reached = nothing,
+    ) -> None:
+        self.log = log
+        self.table = table
+        self._database = database
+        self._tail = tail
+        self._file = PageReader(database)
+        self._page1 = page1
+        self._reached = reached
+        self._waiting: list[Captured] = []
+        self._waiting_pages = 0
+        self._last_txid = 0 if log.end is None else log.end.txid
+        self._frames = 0
+        self._lost: tuple[Position, int] | None = None
+
+    @property
+    def waiting_pages(self) -> int:
+        """Pages of transactions that are not in the log yet."""
+        return self._waiting_pages
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is anything to `write`."""
+        return bool(self._waiting) or self._lost is not None
+
+    def committed(self, frames: int, position: Position, at_ms: int) -> None:
+        """The transaction at `position` was committed, and SQLite counts `frames` in the WAL. Also
+        after the database was opened again, when it may be the one before."""
+        self._reached(CAPTURE)
+        self._frames = frames
+        if self._lost is None:
+            try:
+                commits = self._tail.read(frames)
+            except (WalLost, OSError):
+                commits = None
+            if commits is not None and len(commits) == position.txid - self._last_txid <= 1:
+                self.adopt([Captured(commit, position, at_ms) for commit in commits])
+                return
+        # Something else than that one transaction is in the WAL: only a snapshot is whole.
+        self._last_txid = position.txid
+        self._lost = (position, at_ms)
+
+    def adopt(self, found: Sequence[Captured]) -> None:
+        """Transactions that were in the WAL already when this began."""
+        self._waiting.extend(found)
+        self._waiting_pages += sum(len(each.commit.found) for each in found)
+        if found:
+            self._last_txid = found[-1].position.txid
+
+    def write(self, *, merged: bool) -> None:
+        """Bring the log up to the last commit; with `merged` in as few files as may be.
+
+        Raises OSError if the disk does not take it; what is not logged is kept.
+        """
+        if self._lost is not None:
+            self._write_snapshot(*self._lost)
+            return
+        while self._waiting:
+            group = self._group() if merged else self._waiting[:1]
+            self._write_group(group)
+            del self._waiting[: len(group)]
+            self._waiting_pages -= sum(len(each.commit.found) for each in group)
+
+    def before_checkpoint(self, frames: int) -> bool:
+        """Have all that a checkpoint may take from the WAL in the log, on the disk; whether the
+        WAL, of `frames` frames by SQLite's count, may be copied. Raises OSError."""
+        self.write(merged=True)
+        self.log.sync()
+        return self._tail.allow_restart(frames)
+
+    def finish(self) -> None:
+        """At a clean stop: log and sync what waits, and save the table for the next start. Raises
+        OSError if the disk does not take it."""
+        self.write(merged=True)
+        self.log.sync()
+        end = self.log.end
+        if end is not None and self.table.complete:
+            save(self._database.parent, self.table, end, self._database)
+
+    def scan(self) -> Iterator[int]:
+        """Fill in what the table does not know yet, some pages a step; at the end, ValueError if a
+        page is not what it was when it was logged."""
+        end = self.log.end
+        assert end is not None
+        file = open_file(self._database)
+        try:
+            yield from scan(self.table, file.xRead, end)
+        finally:
+            file.xClose()
+        if not self.table.verify():
+            raise ValueError("the pages of the database do not have the checksum of the log")
+
+    def close(self) -> None:
+        """Let go of the files, and of the log."""
+        self._tail.close()
+        self._file.close()
+        self.log.close()
+
+    def _group(self) -> list[Captured]:
+        """The transactions from the first that may be one file: of one epoch, and of a database
+        that does not shrink, since what grew again would be missing its pages."""
+        first = self._waiting[0]
+        group, size, pages = [first], first.commit.size, len(first.commit.found)
+        for each in self._waiting[1:]:
+            pages += len(each.commit.found)
+            if each.position.epoch != first.position.epoch or each.commit.size < size:
+                break
+            if pages > _HELD_PAGES:
+                break
+            group.append(each)
+            size = each.commit.size
+        return group
+
+    def _write_group(self, group: Sequence[Captured]) -> None:
+        last = group[-1]
+        latest: dict[int, WalCommit] = {}
+        for each in group:
+            latest.update(dict.fromkeys(each.commit.found, each.commit))
+        size, position = last.commit.size, last.position
+        numbers = sorted(pgno for pgno in latest if pgno <= size)
+
+        def pages() -> Pages:
+            found = ((pgno, latest[pgno].page(pgno)) for pgno in numbers)
+            return canonical_pages(found, self._page1, position.epoch, position.txid)
+
+        self._fill(numbers, size)
+        if len(numbers) <= _HELD_PAGES:
+            held = list(pages())
+            source: Callable[[], Pages] = lambda: iter(held)  # noqa: E731
+        else:
+            source = pages
+        change = self.table.plan(source(), size)
+        header = Header(
+            flags=0,
+            page_size=PAGE_SIZE,
+            commit=size,
+            min_txid=group[0].position.txid,
+            max_txid=position.txid,
+            timestamp_ms=last.at_ms,
+            pre_apply_checksum=self.table.rolling,
+        )
+        if len(numbers) <= _HELD_PAGES:
+            self.log.append(position.epoch, encode(header, source(), change.rolling))
+        else:
+            chunks = _chunks(header, source(), lambda: change.rolling)
+            self.log.append_stream(position.epoch, header, chunks)
+        self.table.accept(change)
+        self._page1 = next(source())[1]
+
+    def _fill(self, numbers: Sequence[int], size: int) -> None:
+        """Enter what the table does not know of the pages that change, from the database file: a
+        page that was in the WAL before is known."""
+        end = self.log.end
+        assert end is not None
+        for pgno in self.table.unknown({1, *numbers}, size):
+            page = self._file.read(pgno)
+            assert page is not None
+            if pgno == 1:
+                page = normalise(page, end.epoch, end.txid)
+            self.table.fill(pgno, page_checksum(pgno, page))
+
+    def _write_snapshot(self, position: Position, at_ms: int) -> None:
+        tail = WalTail(Path(f"{self._database}-wal"))
+        commits = tail.read(self._frames)
+        self.table, self._page1 = log_snapshot(self.log, commits, self._file, position, at_ms)
+        tail.allow_restart(self._frames)
+        self._tail.close()
+        self._tail = tail
+        self._lost = None
+        self._waiting.clear()
+        self._waiting_pages = 0
+
+
+def log_snapshot(
+    log: TransactionLog,
+    commits: Sequence[WalCommit],
+    file: PageReader,
+    position: Position,
+    at_ms: int,
+) -> tuple[PageChecksums, bytes]:
+    """Begin the log anew with the whole database at `position`, which is its file with `commits`,
+    all of its WAL, over it; the table of checksums and page 1."""
+    size, page = overlaid(commits, file)
+    table = PageChecksums()
+    header = Header(
+        flags=0,
+        page_size=PAGE_SIZE,
+        commit=size,
+        min_txid=1,
+        max_txid=position.txid,
+        timestamp_ms=at_ms,
+        pre_apply_checksum=0,
+    )
+
+    def pages() -> Pages:
+        for pgno in page_numbers(size):
+            found = page(pgno)
+            if pgno == 1:
+                found = normalise(found, position.epoch, position.txid)
+            yield pgno, found
+
+    change = table.plan(pages(), size)
+    log.reset()
+    log.append_stream(position.epoch, header, _chunks(header, pages(), lambda: change.rolling))
+    table.accept(change)
+    return table, next(pages())[1]
+
+
+def overlaid(commits: Sequence[WalCommit], file: PageReader) -> tuple[int, Callable[[int], bytes]]:
+    """The size in pages, and each page, of a database file with the commits of its WAL over it."""
+    latest: dict[int, WalCommit] = {}
+    for commit in commits:
+        latest.update(dict.fromkeys(commit.found, commit))
+    size = commits[-1].size if commits else file.size_pages()
+
+    def page(pgno: int) -> bytes:
+        commit = latest.get(pgno)
+        found = commit.page(pgno) if commit is not None else file.read(pgno)
+        assert found is not None
+        return found
+
+    return size, page
+
+
+def _chunks(header: Header, pages: Pages, rolling: Callable[[], int]) -> Iterator[bytes]:
+    encoder = Encoder(header)
+    yield encoder.start()
+    for pgno, page in pages:
+        yield encoder.page(pgno, page)
+    yield encoder.finish(rolling() | CHECKSUM_FLAG)

@@ -1,0 +1,128 @@
+"""Taking up the leader's role: from the files as the last run left them to a writer that serves.
+
+Guarantees: what is in the WAL and not in the log is logged before this start's epoch begins, and
+the epoch's own transaction is in the log before anything else is written. A log branch that a
+restored database no longer has is saved under `lost/` before it is cut.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import apsw
+import structlog
+
+from petsem.errors import Code, PetsemError, unavailable
+from petsem.model import Position
+from petsem.replication.drivers.capture import Capture
+from petsem.replication.drivers.capture_start import begin_capture
+from petsem.replication.drivers.log import TransactionLog
+from petsem.server import sql
+from petsem.server.check import check_start
+from petsem.server.config import Config
+from petsem.server.database import read_position
+from petsem.server.datadir import DataDir, NodeIdentity
+from petsem.server.leadership import open_epoch
+from petsem.server.space import Space
+from petsem.server.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+
+def take_up(
+    writer: Writer,
+    datadir: DataDir,
+    identity: NodeIdentity,
+    config: Config,
+    space: Space,
+    now_ms: int,
+) -> tuple[apsw.Connection, Capture]:
+    """On the helper thread: the writing connection in this start's epoch, and what captures it.
+
+    Raises as `open_epoch` does, and `unavailable` if the log cannot be written.
+    """
+    db = writer.open()
+    try:
+        check_start(db, datadir, identity)
+        capture = _capture(db, datadir, writer, now_ms)
+        addresses = (
+            str(config.http.bind),
+            str(config.grpc.bind),
+            str(config.peer.advertise or config.peer.bind),
+        )
+        begin = partial(open_epoch, db, datadir, identity.node_id, now_ms, addresses)
+        try:
+            position = begin()
+        except PetsemError as e:
+            if e.code is not Code.UNAVAILABLE or not space.low:
+                raise
+            # A node with a full disk can still serve reads; what the ballast held is for this.
+            space.exhausted()
+            position = begin()
+        capture.committed(frames_in_wal(db), position, now_ms)
+        _write(capture)
+    except BaseException:
+        db.close(True)
+        raise
+    return db, capture
+
+
+def frames_in_wal(db: apsw.Connection) -> int:
+    """How many frames SQLite counts as committed."""
+    frames: int = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)[0]
+    return max(0, frames)
+
+
+def _capture(db: apsw.Connection, datadir: DataDir, writer: Writer, now_ms: int) -> Capture:
+    epochs = [
+        (epoch, first)
+        for epoch, first in sql.rows(db, "SELECT epoch, first_txid FROM epochs ORDER BY epoch")
+    ]
+    try:
+        transactions = TransactionLog.open(datadir.log, reached=writer.logging.reached)
+        _report(transactions)
+        return begin_capture(
+            datadir.database,
+            datadir.path,
+            transactions,
+            read_position(db),
+            epochs,
+            frames=frames_in_wal(db),
+            at_ms=now_ms,
+            save_lost=partial(_save_lost, transactions, datadir),
+            reached=writer.logging.reached,
+        )
+    except OSError as e:
+        raise _unwritable() from e
+
+
+def _write(capture: Capture) -> None:
+    try:
+        capture.write(merged=False)
+        capture.log.sync()
+    except OSError as e:
+        raise _unwritable() from e
+
+
+def _unwritable() -> PetsemError:
+    return unavailable("the transaction log in ltx/ cannot be written; see the node's disk")
+
+
+def _save_lost(transactions: TransactionLog, datadir: DataDir, fork: Position) -> None:
+    """Keep what the log has beyond the database."""
+    end = transactions.end
+    directory = datadir.lost / f"{fork}-to-{end}"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    transactions.copy_range(fork.txid, directory)
+    log.error(
+        "branch_lost",
+        fork=str(fork),
+        end=str(end),
+        kept_in=str(directory.relative_to(datadir.path)),
+        message="the log went beyond the database, which was restored from an older copy",
+    )
+
+
+def _report(transactions: TransactionLog) -> None:
+    for damage in transactions.report.damage:
+        log.error("log_damaged", damage=str(damage))

@@ -1,0 +1,1 @@
+"""The peer port: node to node, always mutual TLS with the cluster's own certificates."""
