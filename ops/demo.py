@@ -1,4 +1,4 @@
-"""The main job on real input: set secrets from a .env, fetch them at boot, compare every byte.
+"""The main job on real input: three regions, secrets from a .env, a boot without the leader.
 
 Run it through `ops/demo`. Everything happens on loopback, in a temporary directory that is removed
 at the end. Each step prints the command that a person would type, and what it printed.
@@ -19,7 +19,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -28,31 +27,57 @@ ENV_FILE = CHECKOUT / "ops" / "demo.env"
 EXPECTED_FILE = CHECKOUT / "ops" / "demo.expected.json"
 MACHINE = "3d8d9014"
 READY_WITHIN_S = 30
+THROUGH_FRA = ("SET_IN_FRA", "passed on by a replica")
+UNHEARD_S = 4
+"""Long enough without the leader for a replica to say so."""
 
 
 class DemoFailedError(Exception):
     """A step did not do what it is there to show."""
 
 
+class Place:
+    """A node of the demo: its directory's name is its region."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self.http, self.grpc, self.peer = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The options that bind it."""
+        return ("--http", self.http, "--grpc", self.grpc, "--peer", self.peer)
+
+
 class Demo:
-    """A node in a temporary directory, and a shell to talk to it."""
+    """Three nodes in a temporary directory, and a shell to talk to them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.http, self.grpc, self.peer = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self.ams, self.fra, self.syd = self.places = [Place(r) for r in ("ams", "fra", "syd")]
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("PETSEM_")}
-        self.environ |= {"PETSEM_ADDR": f"http://{self.http}", "PETSEM_GRPC": self.grpc}
+        self.talk_to(self.ams, show=False)
 
     def step(self, text: str) -> None:
         """A headline."""
         print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}")
 
-    def petsem(self, *arguments: str, show: bool = True) -> str:
-        """Run the command line as a person would, and show it; its standard output."""
+    def talk_to(self, place: Place, *, show: bool = True) -> None:
+        """What `export PETSEM_ADDR=… PETSEM_GRPC=…` does."""
+        self.environ |= {"PETSEM_ADDR": f"http://{place.http}", "PETSEM_GRPC": place.grpc}
         if show:
-            print("$ petsem " + self._for_people(shlex.join(arguments)))
+            print(f"$ export PETSEM_ADDR=http://{place.http} PETSEM_GRPC={place.grpc}")
+
+    def petsem(self, *arguments: str, show: bool = True, given: str | None = None) -> str:
+        """Run the command line as a person would, and show it; its standard output. `given` is
+        piped into it."""
+        if show:
+            pipe = "" if given is None else f"printf %s {shlex.quote(given)} | "
+            print(f"$ {pipe}petsem " + self._for_people(shlex.join(arguments)), flush=True)
         done = subprocess.run(
             [str(PETSEM), *arguments],
+            input=None if given is None else given.encode(),
             stdout=subprocess.PIPE,
             env=self.environ,
             cwd=self.root,
@@ -74,41 +99,61 @@ class Demo:
     def _for_people(self, text: str) -> str:
         return text.replace(f"{self.root}/", "").replace(f"{CHECKOUT}/", "")
 
-    @contextlib.contextmanager
-    def node(self) -> Iterator[subprocess.Popen[bytes]]:
-        """`petsem serve`, ready to be used; SIGTERM at the end."""
-        print("$ petsem serve ams 2> ams.log &")
-        with (self.root / "ams.log").open("wb") as log:
-            child = subprocess.Popen(
-                [str(PETSEM), "serve", "ams"], cwd=self.root, env=self.environ, stderr=log
+    def serve(self, place: Place) -> None:
+        """`petsem serve`, ready to be used."""
+        print(f"$ petsem serve {place.region} 2> {place.region}.log &", flush=True)
+        with (self.root / f"{place.region}.log").open("wb") as log:
+            place.process = subprocess.Popen(
+                [str(PETSEM), "serve", place.region], cwd=self.root, env=self.environ, stderr=log
             )
-        try:
-            self._until_ready(child)
-            yield child
-        finally:
-            child.send_signal(signal.SIGTERM)
-            child.wait(20)
+        self._until_ready(place)
 
-    def _until_ready(self, child: subprocess.Popen[bytes]) -> None:
+    def join(self, place: Place) -> None:
+        """A replica: invited by the leader, with the keys that its operator places beside it."""
+        region = place.region
+        print(f"$ petsem node invite --region {region} > {region}.join-token")
+        token = self.root / f"{region}.join-token"
+        token.write_text(self.petsem("node", "invite", "--region", region, show=False))
+        token.chmod(0o600)
+        print(f"$ cp ams.keyring.json {region}.keyring.json")
+        keyring = self.root / f"{region}.keyring.json"
+        keyring.touch(0o600)
+        keyring.write_bytes((self.root / "ams.keyring.json").read_bytes())
+        self.petsem(
+            "join", region, "--region", region, *place.addresses,
+            "--join-token-file", token.name,
+        )  # fmt: skip
+        self.serve(place)
+
+    def end(self) -> None:
+        """SIGTERM to whoever runs."""
+        running = [place.process for place in self.places if place.process is not None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            process.wait(20)
+
+    def _until_ready(self, place: Place) -> None:
         deadline_s = time.monotonic() + READY_WITHIN_S
+        assert place.process is not None
         while time.monotonic() < deadline_s:
-            if child.poll() is not None:
-                raise DemoFailedError((self.root / "ams.log").read_text())
+            if place.process.poll() is not None:
+                raise DemoFailedError((self.root / f"{place.region}.log").read_text())
             with (
                 contextlib.suppress(urllib.error.URLError, ConnectionError),
-                urllib.request.urlopen(f"http://{self.http}/readyz") as answer,
+                urllib.request.urlopen(f"http://{place.http}/readyz") as answer,
             ):
-                print(f"$ curl -s {self.environ['PETSEM_ADDR']}/readyz")
-                print(answer.read().decode().rstrip())
+                print(f"$ curl -s http://{place.http}/readyz")
+                print(answer.read().decode().rstrip(), flush=True)
                 return
             time.sleep(0.05)
-        raise DemoFailedError("the node did not become ready")
+        raise DemoFailedError(f"the node in {place.region} did not become ready")
 
 
 def main() -> int:
     """Run the demo; the exit code."""
     parser = argparse.ArgumentParser(description="Petsem, from nothing to a booted machine.")
-    parser.add_argument("--keep", action="store_true", help="leave the node running at the end")
+    parser.add_argument("--keep", action="store_true", help="leave the nodes running at the end")
     keep = parser.parse_args().keep
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="petsem-demo-") as name:
@@ -125,24 +170,49 @@ def main() -> int:
 
 def tour(demo: Demo, keep: bool) -> None:
     """Every step, in order."""
-    demo.step("A new cluster of one node, in the region ams")
-    demo.petsem(
-        "init", "ams", "--region", "ams", "--http", demo.http, "--grpc", demo.grpc,
-        "--peer", demo.peer,
-    )  # fmt: skip
-    with demo.node() as node:
-        demo.step("An org, an app, and the secrets of a real .env")
+    try:
+        demo.step("A new cluster: its leader, in the region ams")
+        demo.petsem("init", "ams", "--region", "ams", *demo.ams.addresses)
+        demo.serve(demo.ams)
         demo.use_token("ams.operator.token")
+        demo.step("Two replicas, in fra and in syd")
+        demo.join(demo.fra)
+        demo.join(demo.syd)
+        demo.step("An org, an app, and the secrets of a real .env, set on the leader")
         demo.petsem("org", "create", "acme")
         demo.petsem("app", "create", "acme/web")
         demo.petsem("secrets", "import", str(ENV_FILE), "-a", "acme/web")
+        demo.step("One more through the replica in fra, which passes it on to the leader")
+        demo.talk_to(demo.fra)
+        demo.petsem("secrets", "set", THROUGH_FRA[0], "-a", "acme/web", given=THROUGH_FRA[1])
+        demo.petsem("status")
         boot(demo)
         compare(demo)
+        outlive(demo)
         if keep:
-            wait_for_the_end(demo, node)
-    demo.step("Nothing in the data directory can be read without the keyring")
+            wait_for_the_end(demo)
+    finally:
+        demo.end()
+    demo.step("Nothing in the data directories can be read without the keyring")
     search(demo)
     print("\nEvery byte came back the same.")
+
+
+def outlive(demo: Demo) -> None:
+    """The leader is gone, and a machine boots in another region."""
+    demo.step("The leader is killed, and a machine in syd boots all the same")
+    assert demo.ams.process is not None
+    print("$ kill -9 %1", flush=True)
+    demo.ams.process.kill()
+    demo.ams.process.wait()
+    time.sleep(UNHEARD_S)
+    demo.talk_to(demo.syd)
+    fetched = demo.petsem(
+        "boot", "env", "-a", "acme/web", "--machine", MACHINE, "-o", "json", show=False
+    )
+    print(f"$ petsem boot env -a acme/web --machine {MACHINE} -o json | diff - demo.expected.json")
+    if json.loads(fetched) != expected():
+        raise DemoFailedError("the replica's secrets are not what was set")
 
 
 def boot(demo: Demo) -> None:
@@ -196,7 +266,12 @@ def compare(demo: Demo) -> None:
 def search(demo: Demo) -> None:
     """No value of some length stands in any file of the data directory."""
     values = [value.encode() for value in expected().values() if len(value) >= 6]
-    files = [path for path in (demo.root / "ams").rglob("*") if path.is_file()]
+    files = [
+        path
+        for place in demo.places
+        for path in (demo.root / place.region).rglob("*")
+        if path.is_file()
+    ]
     found = [path for path in files for value in values if value in path.read_bytes()]
     if found:
         raise DemoFailedError(f"plaintext in {found}")
@@ -207,18 +282,22 @@ def search(demo: Demo) -> None:
 def expected() -> dict[str, str]:
     """What the .env means, written down by hand beside it: no parser is trusted with both sides."""
     values: dict[str, str] = json.loads(EXPECTED_FILE.read_text(encoding="utf-8"))
-    return values
+    return values | dict([THROUGH_FRA])
 
 
-def wait_for_the_end(demo: Demo, node: subprocess.Popen[bytes]) -> None:
+def wait_for_the_end(demo: Demo) -> None:
     """Print what a second terminal needs, and wait for Ctrl-C."""
-    demo.step("The node goes on running; in a second terminal:")
+    demo.step("The leader is started again, and all three go on running; in a second terminal:")
+    demo.talk_to(demo.ams, show=False)
+    demo.serve(demo.ams)
+    addresses = ",".join(f"http://{place.http}" for place in demo.places)
+    endpoints = ",".join(place.grpc for place in demo.places)
     print(f"export PATH={shlex.quote(str(PETSEM.parent))}:$PATH")
-    print(f"export PETSEM_ADDR={demo.environ['PETSEM_ADDR']} PETSEM_GRPC={demo.grpc}")
+    print(f"export PETSEM_ADDR={addresses} PETSEM_GRPC={endpoints}")
     print(f"export PETSEM_TOKEN_FILE={demo.root / 'ams.operator.token'} PETSEM_APP=acme/web")
-    print("Ctrl-C ends it.", flush=True)
+    print("Ctrl-C ends them.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        node.wait()
+        signal.pause()
 
 
 def free_ports(count: int) -> list[int]:

@@ -80,5 +80,56 @@ WAL_READ_FRAMES: Final = 256
 """Frames of the WAL that are read at once."""
 LOG_SEGMENT_BYTES: Final = 16 * 1024 * 1024
 """A segment of the transaction log; a longer record has one of its own."""
+LOG_MAX_BYTES: Final = 1024 * 1024 * 1024
+"""The transaction log; beyond it the oldest goes, whoever still needs it."""
+LOG_MAX_AGE_S: Final = 7 * 24 * 3600.0
+LOG_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Of the log, kept although nobody needs it: a follower that connects again takes no snapshot."""
 LOG_RECORD_READ_MAX_BYTES: Final = 64 * 1024 * 1024
 """Records of the log that are read into memory whole; longer ones are streamed."""
+STREAM_HOPS_MAX: Final = 3
+"""Nodes between a replica's data and the leader's, the leader counted."""
+STREAM_RUN_MAX_PAGES: Final = 1_024
+"""Pages of a snapshot that are packed, sent and unpacked together."""
+FOLLOW_INBOX_MAX_BYTES: Final = 16 * 1024 * 1024
+"""What a replica holds that has arrived and is not stored yet; more stays with the sender."""
+FOLLOW_BATCH_MAX_BYTES: Final = 4 * 1024 * 1024
+"""Files that a replica makes durable together."""
+FORWARDS_MAX: Final = 128
+"""Requests of one door that are passed on to another node at once."""
+FORWARD_HEADERS_MAX: Final = 32
+FORWARD_HOPS_MAX: Final = 3
+"""Nodes that a request may pass on its way to the leader."""
+STREAM_WINDOW_BYTES: Final = 8 * 1024 * 1024
+"""Files that are on their way to one follower, which has not said that it received them."""
+STREAM_FILE_MAX_BYTES: Final = 15 * 1024 * 1024
+"""One LTX file in the stream. A longer transaction goes as a snapshot."""
+STREAM_READ_BYTES: Final = 1024 * 1024
+"""Of the log, read at once for one follower."""
+STREAM_RANGE_MAX_PAGES: Final = 1_024
+"""Pages of the transactions that are made one file for a follower that is behind."""
+STREAM_BULK_MAX_PAGES: Final = 8_192
+"""The same of what changed during a snapshot, of which only the end counts."""
+STREAM_HEARTBEAT_S: Final = 1.0
+STREAM_HELLO_DEADLINE_S: Final = 10.0
+STREAM_EPOCHS_MAX: Final = 1_024
+"""The newest epochs of a branch, as either side names them."""
+NODE_REPORT_MAX_BYTES: Final = 8 * 1024
+FOLLOWER_REMEMBERED_S: Final = 24 * 3600.0
+"""How long the log is kept, within its own bounds, for a follower that is away."""
+SNAPSHOT_RUN_PAGES: Final = 62
+"""Pages of a snapshot that are read, packed and sent between two looks at other work."""
+SNAPSHOTS_AT_ONCE: Final = 2
+FRAMES_KEPT_MAX: Final = 8
+"""Bad files from other nodes that are kept to be looked at."""
+SYNC_DATABASE_BYTES: Final = 64 * 1024 * 1024
+"""Applied to a replica's database before it is synced; the log holds that much more."""
+SYNC_DATABASE_S: Final = 5.0
+SNAPSHOT_NOTE_BYTES: Final = 64 * 1024 * 1024
+"""Received of a snapshot before what is there is noted, to be gone on with after a crash."""
+LOG_MAX_BYTES: Final = 1024 * 1024 * 1024
+LOG_MAX_AGE_S: Final = 7 * 24 * 3600.0
+"""What the log holds for followers at most; what the node's own recovery needs stays."""
+LOST_MAX_TRANSACTIONS: Final = 1_000
+LOST_MAX_S: Final = 60.0
+"""What a replica gives up of its own without asking, whichever is reached first."""

@@ -27,6 +27,8 @@ from petsem.model import Position
 if TYPE_CHECKING:
     from petsem_client import Bundle
 
+_UNHEARD_MS = 3_000
+"""Three heartbeats: the node goes on answering, and says so."""
 _STALE_MS = 60_000
 
 
@@ -166,8 +168,9 @@ def _remark(wish: BootWish, bundle: Bundle) -> None:
     if bundle.filtered:
         note(f"this token sees only some of the secrets of {wish.app}")
     seen_ms = bundle.freshness.leader_seen_ms_ago
-    if seen_ms is not None and seen_ms > _STALE_MS:
-        warn(
+    if seen_ms is not None and seen_ms > _UNHEARD_MS:
+        say = warn if seen_ms > _STALE_MS else note
+        say(
             f"version {bundle.version} is from {bundle.freshness.node}, which last heard from the "
             f"leader {seen_ms // 1000:,} s ago"
         )

@@ -124,10 +124,11 @@ for _command in (
     ),
     _group(
         "node",
-        "The cluster's nodes: list, invite, remove.",
+        "The cluster's nodes: list, invite, remove, promote.",
         nodes.list_command,
         nodes.invite_command,
         nodes.remove_command,
+        nodes.promote_command,
     ),
     nodes.status_command,
     server_side.init_command,

@@ -27,6 +27,8 @@ from petsem.wire.http import (
     NodeInvitation,
     NodeInvited,
     NodeList,
+    NodePromoted,
+    NodePromotion,
     NodeRemoved,
     NodeStatus,
     Status,
@@ -93,6 +95,24 @@ def remove_command(run: Run, node: str, yes: str | None) -> None:
     show(run, gone, line=gone.message)
 
 
+@click.command("promote", cls=Command)
+@click.argument("node", metavar="NODE", callback=_checked)
+@click.option(
+    "--force", is_flag=True, help="Without asking the others: the old leader is gone for good."
+)
+@remote
+@pass_run
+def promote_command(run: Run, node: str, force: bool) -> None:
+    """Make the replica NODE the leader. Ask NODE itself: point PETSEM_ADDR at it.
+
+    What only the old leader had is lost to the cluster; the answer says what that may be.
+    """
+    with connect(run) as api:
+        path = f"/v1/nodes/{node}/promote"
+        done = api.change("POST", path, NodePromoted, _ADMIN, body=NodePromotion(force))
+    show(run, done, line=done.message)
+
+
 @click.command("status", cls=Command)
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
@@ -135,7 +155,18 @@ def _status(api: Api) -> Status:
 
 
 def _show(run: Run, status: Status) -> None:
-    columns = ("NODE", "REGION", "ROLE", "READY", "EPOCH", "POSITION", "LAG", "VERSION", "PROBLEMS")
+    columns = (
+        "NODE",
+        "REGION",
+        "ROLE",
+        "READY",
+        "EPOCH",
+        "POSITION",
+        "LAG",
+        "SOURCE",
+        "VERSION",
+        "PROBLEMS",
+    )
     show(run, status, Table(columns, [_row(each) for each in status.nodes]))
 
 
@@ -149,6 +180,7 @@ def _row(node: NodeStatus) -> tuple[str | int | None, ...]:
         node.epoch,
         node.position,
         _lag(node),
+        node.source,
         node.version,
         "; ".join(problems),
     )

@@ -25,12 +25,15 @@ from petsem.clock import Clock
 from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError, invalid
-from petsem.model import Kind
+from petsem.model import Kind, Position, Role
 from petsem.server import sql
 from petsem.server.changes import Changes
+from petsem.server.cluster_view import ClusterView
+from petsem.server.database import read_position
 from petsem.server.keys import CLUSTER, Keys, Owner
 from petsem.server.policy import Rule, within_org_authority
 from petsem.server.seen_tokens import Seen, SeenTokens
+from petsem.server.stale import stale_position
 from petsem.server.store import tokens as rows
 from petsem.tokens.caveats import Access, SecretFilter, clear
 from petsem.tokens.identifier import Identifier
@@ -68,10 +71,16 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What a door knows of a request before its body: the token and where it comes from."""
+    """What a door knows of a request before its body: the token and where it comes from.
+
+    `region` is that of the node that the client asked, if it was another one, which passed the
+    request on; `hops` counts the nodes that did.
+    """
 
     token: str | None
     ip: str | None
+    region: str | None = None
+    hops: int = 0
 
     def __repr__(self) -> str:
         return f"Request(token=…, ip={self.ip!r})"
@@ -109,12 +118,14 @@ class Names(msgspec.Struct, frozen=True):
 class Principal(msgspec.Struct, frozen=True):
     """A verified token that has cleared one request, with the names it may see of it.
 
-    `ip` is where the request came from, for holding the same request against another action.
+    `ip` and `region` are where the request came from, for holding the same request against another
+    action.
     """
 
     token: Verified
     filter: SecretFilter | None
     ip: str | None = None
+    region: str | None = None
 
 
 NO_NAMES: Final = Names()
@@ -124,8 +135,15 @@ class Authenticator:
     """Verifies tokens against this node's database and clears them against requests."""
 
     def __init__(
-        self, keys: Keys, clock: Clock, cluster_id: bytes, region: str, changes: Changes
+        self,
+        keys: Keys,
+        clock: Clock,
+        cluster_id: bytes,
+        region: str,
+        changes: Changes,
+        view: ClusterView | None = None,
     ) -> None:
+        self._view = view
         self._keys = keys
         self._changes = changes
         self._clock = clock
@@ -145,7 +163,7 @@ class Authenticator:
         """The principal, or `unauthenticated` / `denied` with the token's reason."""
         token = self.identify(db, request)
         try:
-            return Principal(token, self.clear(token, rule, names, request.ip), request.ip)
+            return self._principal(token, request, rule, names)
         except TokenRefused as refused:
             raise refused.as_error() from None
 
@@ -161,9 +179,13 @@ class Authenticator:
         """As `authorize`, for a caller who has read the token's row together with others."""
         try:
             token = self._judge(db, presented, row, self._changes.authority, None)
-            return Principal(token, self.clear(token, rule, names, request.ip), request.ip)
+            return self._principal(token, request, rule, names)
         except TokenRefused as refused:
             raise refused.as_error() from None
+
+    def _principal(self, token: Verified, request: Request, rule: Rule, names: Names) -> Principal:
+        ip, region = request.ip, request.region
+        return Principal(token, self.clear(token, rule, names, ip, region), ip, region)
 
     def identify(self, db: apsw.Connection, request: Request) -> Verified:
         """The token of a request that any valid token may make: verified, not cleared."""
@@ -226,6 +248,7 @@ class Authenticator:
         """Hold a presented token against what the database knows of it."""
         text, identifier, seen = presented.text, presented.identifier, presented.seen
         if row is None or row.org_deleted is not None:
+            self._refuse_if_behind(db, identifier)
             raise TokenRefused(Reason.UNKNOWN_KEY)
         if seen is not None and seen.org_uid == row.org_uid:
             caveats = seen.caveats
@@ -242,6 +265,7 @@ class Authenticator:
             row.kind is None or row.subject is None or row.caveats is None
             or row.expires_at is None or row.depth is None
         ):  # fmt: skip
+            self._refuse_if_behind(db, identifier)
             raise TokenRefused(Reason.NOT_ISSUED)
         # The row says what was issued. Whoever stole a root key and learnt the id of a token can
         # sign that id with fewer caveats; that token was never issued.
@@ -257,8 +281,16 @@ class Authenticator:
             row.org_name, row.expires_at, row.depth, caveats, as_of,
         )  # fmt: skip
 
+    def _refuse_if_behind(self, db: apsw.Connection, identifier: Identifier) -> None:
+        """On a replica a token is not unknown before the transaction that minted it is here."""
+        if self._view is None or self._view.role is Role.LEADER:
+            return
+        have, need = read_position(db), Position(identifier.epoch, identifier.txid)
+        if (need.epoch, need.txid) > (have.epoch, have.txid):
+            raise stale_position(have, need)
+
     def clear(
-        self, token: Verified, rule: Rule, names: Names, ip: str | None
+        self, token: Verified, rule: Rule, names: Names, ip: str | None, region: str | None = None
     ) -> SecretFilter | None:
         """Hold a request of this node's own against the token's authority and caveats."""
         if rule.cluster_only and token.org is not None:
@@ -267,7 +299,7 @@ class Authenticator:
             )
         if token.org is not None and names.org != token.org_name:
             raise TokenRefused(Reason.WRONG_ORG)
-        attributes = {"action": rule.action, "region": self._region}
+        attributes = {"action": rule.action, "region": region or self._region}
         if names.org is not None:
             attributes["org"] = names.org
         if names.app is not None:

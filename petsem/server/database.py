@@ -124,7 +124,8 @@ class ReadPool:
         self._path = path
         self._vfs = vfs
         self._idle: list[apsw.Connection] = []
-        self._closed = False
+        self._lent: set[apsw.Connection] = set()
+        self._paused: str | None = None
 
     def reading(self) -> _Reading:
         """A connection for the length of one call; no transaction outlives it."""
@@ -135,28 +136,58 @@ class ReadPool:
         return _Reading(self, whole=True)
 
     def take(self) -> apsw.Connection:
-        """A connection that nobody uses."""
+        """A connection that nobody uses; `unavailable` while the pool is paused."""
+        if self._paused is not None:
+            raise unavailable(self._paused, retry_after_s=1)
         try:
             # Not asked for before: another thread may take the last one in between.
-            return self._idle.pop()
+            db = self._idle.pop()
         except IndexError:
-            return open_reader(self._path, vfs=self._vfs)
+            db = open_reader(self._path, vfs=self._vfs)
+        self._lent.add(db)
+        return db
 
     def give_back(self, db: apsw.Connection) -> None:
         """End its use of the database, and keep it for the next."""
         if db.in_transaction:
             # For one that only read, this is how it lets its snapshot go.
             db.execute("COMMIT")
-        if self._closed:
-            db.close()
-        else:
+        if db in self._lent:
+            self._lent.discard(db)
             self._idle.append(db)
+        else:
+            # Lent before the pool was paused.
+            db.close()
 
-    def close(self) -> None:
-        """Close what is idle; what is in use is closed when it is given back."""
-        self._closed = True
+    def lose(self, db: apsw.Connection) -> None:
+        """Close one that raised: it may hold a cursor, and a new one costs little."""
+        self._lent.discard(db)
+        db.close(True)
+
+    @property
+    def in_use(self) -> int:
+        """Connections that somebody has at the moment and that will be kept."""
+        return len(self._lent)
+
+    def pause(self, why: str) -> None:
+        """Close what is idle and lend no more; what is in use is closed when it is given back."""
+        self._paused = why
+        self._lent.clear()
         while self._idle:
             self._idle.pop().close()
+
+    def resume(self) -> None:
+        """Lend connections again, all of them new ones."""
+        self._paused = None
+
+    def renew(self) -> None:
+        """Begin with new connections, which have nothing of the database in their memory."""
+        self.pause("the database was changed; ask again")
+        self.resume()
+
+    def close(self) -> None:
+        """Lend no more, for good."""
+        self.pause("the node is stopping; send the request to another node")
 
 
 class _Reading:
@@ -179,8 +210,7 @@ class _Reading:
         if error is None or isinstance(error, PetsemError):
             self._pool.give_back(self._db)
             return
-        # A connection that raised may hold a cursor; a new one costs little.
-        self._db.close(True)
+        self._pool.lose(self._db)
         if isinstance(error, apsw.Error):
             refusal = read_refusal(error)
             if refusal is not None:

@@ -24,7 +24,7 @@ from petsem.crypto.envelope import (
 )
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Key, Purpose, generate_data_key
-from petsem.errors import Code, PetsemError, unavailable
+from petsem.errors import Code, PetsemError
 from petsem.server import sql
 
 _CACHE_MAX: Final = 65_536
@@ -56,6 +56,18 @@ class PrimaryRow(msgspec.Struct, frozen=True):
 
 
 CLUSTER: Final = Owner(Purpose.CLUSTER)
+
+
+class MissingKek(PetsemError):  # noqa: N818 - a state
+    """A KEK that this node does not hold; another node may."""
+
+    def __init__(self, purpose: Purpose, kek_id: bytes) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            f"this node lacks the {purpose.value} key {kek_id.hex()}; "
+            "add it to the node's keyring, or ask another node",
+        )
+        self.purpose = purpose
 
 
 class Keys:
@@ -169,10 +181,7 @@ class Keys:
         """The KEK of that id, if this node holds it."""
         key = self._keyring.get(purpose, kek_id)
         if key is None:
-            raise unavailable(
-                f"this node lacks the {purpose.value} key {kek_id.hex()}; "
-                "add it to the node's keyring, or ask another node"
-            )
+            raise MissingKek(purpose, kek_id)
         return key
 
     def _unwrap(self, owner: Owner, key_id: bytes, kek_id: bytes, wrapped: bytes) -> Key:

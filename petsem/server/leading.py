@@ -17,6 +17,7 @@ from petsem.model import Position
 from petsem.replication.drivers.capture import Capture
 from petsem.replication.drivers.capture_start import begin_capture
 from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.wal_tail import WalLost
 from petsem.server import sql
 from petsem.server.check import check_start
 from petsem.server.config import Config
@@ -67,6 +68,21 @@ def take_up(
     return db, capture
 
 
+def log_what_is_left(writer: Writer, datadir: DataDir, now_ms: int) -> None:
+    """On the helper thread: the WAL of a node that led last into the log, without leading again."""
+    db = writer.open()
+    try:
+        capture = _capture(db, datadir, writer, now_ms)
+        try:
+            capture.finish()
+        finally:
+            capture.close()
+    except OSError as e:
+        raise _unwritable() from e
+    finally:
+        db.close(True)
+
+
 def frames_in_wal(db: apsw.Connection) -> int:
     """How many frames SQLite counts as committed."""
     frames: int = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)[0]
@@ -92,6 +108,8 @@ def _capture(db: apsw.Connection, datadir: DataDir, writer: Writer, now_ms: int)
             save_lost=partial(_save_lost, transactions, datadir),
             reached=writer.logging.reached,
         )
+    except WalLost as e:
+        raise unavailable("another process changes the database; end it") from e
     except OSError as e:
         raise _unwritable() from e
 

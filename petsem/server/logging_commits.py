@@ -24,6 +24,7 @@ from petsem.replication.steps import Reached, nothing
 log = structlog.get_logger(__name__)
 
 _LATER_S: Final = 0.05
+_AGAIN_S: Final = 1.0
 _AT_ONCE_PAGES: Final = 512
 
 
@@ -59,7 +60,7 @@ class Logging:
         if self._error is not None:
             await self._write()
             if self._error is not None:
-                raise self._error
+                raise OSError("the log cannot be written") from self._error
 
     async def committing(self, commit: Callable[..., None], *args: Any) -> None:
         """Run `commit(*args)` on the helper thread, and see that what it commits is logged."""
@@ -70,16 +71,15 @@ class Logging:
             self._soon()
             await done
             return
-        await done
-        capture = self._capture
-        if capture is not None and capture.waiting_pages >= _AT_ONCE_PAGES:
-            self._soon()
-        elif self._later is None:
-            self._later = loop.call_later(_LATER_S, self._soon)
-
-    def wake(self) -> None:
-        """Somebody follows from now on: what waits is logged at once."""
-        self._soon()
+        try:
+            await done
+        finally:
+            # Also after a failed COMMIT, which may have happened.
+            capture = self._capture
+            if capture is not None and capture.waiting_pages >= _AT_ONCE_PAGES:
+                self._soon()
+            elif self._later is None:
+                self._later = loop.call_later(_LATER_S, self._soon)
 
     def committed(self, frames: int, position: Position, now_ms: int) -> None:
         """On the helper thread, after a COMMIT and after the database was opened again."""
@@ -87,9 +87,13 @@ class Logging:
             self._capture.committed(frames, position, now_ms)
 
     def before_checkpoint(self, frames: int) -> bool:
-        """On the helper thread: whether the WAL may be copied. OSError if the log cannot be
-        written."""
-        return self._capture is None or self._capture.before_checkpoint(frames)
+        """On the helper thread: whether the WAL may be copied. Raises what `Capture.write` does if
+        the log cannot be written."""
+        try:
+            return self._capture is None or self._capture.before_checkpoint(frames)
+        except Exception as e:
+            self._error = e
+            raise
 
     def end(self) -> None:
         """On the helper thread, when the database is closed: everything is in the log and on the
@@ -97,11 +101,11 @@ class Logging:
         capture, self._capture = self._capture, None
         if capture is None:
             return
-        try:
-            capture.finish()
-            capture.close()
-        except OSError as e:
-            log.error("log_not_written", error=type(e).__name__)
+        for finish in (capture.finish, capture.close):
+            try:
+                finish()
+            except Exception as e:
+                log.error("log_not_written", error=type(e).__name__)
 
     def _soon(self) -> None:
         if self._later is not None:
@@ -119,10 +123,13 @@ class Logging:
         write = partial(capture.write, merged=not self.followed())
         try:
             await loop.run_in_executor(self._helper, write)
-        except OSError as e:
+        except Exception as e:
+            # Whatever it is: what is not in the log would be copied away by no checkpoint.
             if self._error is None:
                 log.error("log_not_written", error=type(e).__name__)
             self._error = e
+            if self._later is None and self._capture is not None:
+                self._later = loop.call_later(_AGAIN_S, self._soon)
             return
         if self._error is not None:
             log.info("log_written_again")

@@ -25,17 +25,19 @@ import uvloop
 
 from petsem import __version__
 from petsem.errors import unavailable
+from petsem.replication.steps import Reached, nothing
 from petsem.server.api.app import create_app
 from petsem.server.config import HttpConfig, check_binds, load_config
 from petsem.server.config_keys import Address
 from petsem.server.datadir import DataDir
+from petsem.server.forward import forward_method
 from petsem.server.http_protocol import HttpLimits, protocol_class
 from petsem.server.logs import configure_logging, loop_exception_handler
 from petsem.server.node import Node, build_node
 from petsem.server.notify import notify
-from petsem.server.peer.identity import OwnCertificate
 from petsem.server.peer.membership import Members
 from petsem.server.peer.methods import membership_methods
+from petsem.server.peer.renewal import Renewal, asking
 from petsem.server.peer.server import start_peer
 from petsem.server.rpc.connect import connect_app
 from petsem.server.rpc.server import start_grpc
@@ -47,11 +49,17 @@ _GC_AFTER_ALLOCATIONS: Final = 50_000
 
 
 def serve(
-    data_dir: Path, *, insecure: bool, environ: Mapping[str, str], vfs: str | None = None
+    data_dir: Path,
+    *,
+    insecure: bool,
+    environ: Mapping[str, str],
+    vfs: str | None = None,
+    reached: Reached = nothing,
 ) -> int:
     """Run the node until it is told to stop; the exit code.
 
-    `vfs` names the SQLite VFS, for whoever measures or breaks what SQLite does to its files.
+    `vfs` names the SQLite VFS, for whoever measures or breaks what SQLite does to its files;
+    `reached` listens to the steps of `petsem.replication.steps`.
     """
     os.umask(0o077)
     # A core dump would hold keys and secrets.
@@ -62,11 +70,13 @@ def serve(
     for warning in check_binds(config, insecure):
         log.warning("insecure", message=warning)
     with datadir.lock():
-        uvloop.run(_serve(datadir, dict(environ), vfs))
+        uvloop.run(_serve(datadir, dict(environ), vfs, reached))
     return 0
 
 
-async def _serve(datadir: DataDir, environ: dict[str, str], vfs: str | None) -> None:
+async def _serve(
+    datadir: DataDir, environ: dict[str, str], vfs: str | None, reached: Reached
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(loop_exception_handler)
     # Until the keyring can be read again: whoever sends it too early must not end the node.
@@ -74,7 +84,7 @@ async def _serve(datadir: DataDir, environ: dict[str, str], vfs: str | None) -> 
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    node = build_node(datadir, environ, vfs=vfs)
+    node = build_node(datadir, environ, vfs=vfs, reached=reached)
     await node.start()
     for warning in node.status.warnings():
         log.warning("needs_attention", message=warning)
@@ -88,16 +98,19 @@ async def _serve(datadir: DataDir, environ: dict[str, str], vfs: str | None) -> 
 async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None) -> None:
     """Open the doors, wait for the end, and close them in order."""
     listener = _listen(node.config.http)
-    http = _http_server(node)
+    app = _route(create_app(node), connect_app(node))
+    http = _http_server(node, app)
     grpc = await start_grpc(node)
-    own = OwnCertificate(node.datadir, node.identity)
+    own = node.replication.certificate
     peer = await start_peer(
-        membership_methods(node.nodes),
+        [*membership_methods(node.nodes), node.replication.stream, forward_method(app)],
         bind=node.config.peer.bind,
         own=own,
         members=Members(node.pool),
         clock=node.clock,
     )
+    renewal = Renewal(own, node.clock, asking(own, node.nodes, node.replication.leader_at))
+    renewal.start()
     node.nodes.peer_address = node.config.peer.advertise or Address(
         node.config.peer.bind.host, peer.port
     )
@@ -111,7 +124,8 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
         version=__version__,
         node=node.identity.node_id,
         region=node.identity.region,
-        position=str(node.writer.position),
+        role=node.view.role.name.lower(),
+        position=str(node.replication.position()),
         http=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         grpc=grpc.address,
         peer=peer.address,
@@ -128,6 +142,7 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     node.status.draining = True
     # Long polls look, see it and answer.
     node.changes.publish_all()
+    await renewal.stop()
     http.should_exit = True
     await asyncio.gather(
         grpc.stop(node.config.limits.drain_s), peer.stop(node.config.limits.drain_s), serving
@@ -142,7 +157,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _http_server(node: Node) -> uvicorn.Server:
+def _http_server(node: Node, app: Any) -> uvicorn.Server:
     limits = node.config.limits
     bounds = HttpLimits(
         connections_max=limits.http_connections,
@@ -150,7 +165,7 @@ def _http_server(node: Node) -> uvicorn.Server:
         body_deadline_s=limits.http_body_deadline_s,
     )
     config = uvicorn.Config(
-        _route(create_app(node), connect_app(node)),
+        app,
         http=protocol_class(bounds),
         ws="none",
         lifespan="off",

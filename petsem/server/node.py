@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 from petsem.clock import Clock, SystemClock
-from petsem.model import Role
+from petsem.replication.steps import Reached, nothing
 from petsem.server.auth import Authenticator
 from petsem.server.bundles import Bundles
 from petsem.server.changes import Changes
@@ -20,7 +18,10 @@ from petsem.server.freshness import FreshnessSource
 from petsem.server.housekeeping import Housekeeping
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
-from petsem.server.leading import take_up
+from petsem.server.replica.followers import Followers
+from petsem.server.replica.upstream import Upstream
+from petsem.server.replication import Replication
+from petsem.server.roles import Roles
 from petsem.server.scanning import Scanning
 from petsem.server.service.boot import Boot
 from petsem.server.service.keyring import KeyringService
@@ -62,33 +63,26 @@ class Node:
     status: StatusService
     housekeeping: Housekeeping
     scanning: Scanning
+    replication: Replication
+    roles: Roles = field(init=False)
+
+    @property
+    def upstream(self) -> Upstream:
+        """The way to the node that this one follows."""
+        return self.replication.upstream
+
+    @property
+    def followers(self) -> Followers:
+        """Who follows this node."""
+        return self.replication.followers
 
     async def start(self) -> None:
-        """Open the database, begin this start's epoch, and take writes."""
-        self.space.restore()
-        take = partial(
-            take_up,
-            self.writer,
-            self.datadir,
-            self.identity,
-            self.config,
-            self.space,
-            self.clock.unix_ms(),
-        )
-        loop = asyncio.get_running_loop()
-        db, capture = await loop.run_in_executor(self.helper, take)
-        await self.writer.start(db, capture)
-        if not capture.table.complete:
-            self.scanning.start(capture.scan)
-        self.view.role, self.view.synced = Role.LEADER, True
-        await self.keyring.start()
-        self.housekeeping.start()
+        """Take up the role that the directory records."""
+        await self.roles.start()
 
     async def stop(self) -> None:
         """Finish what was accepted, then close; the doors are closed before."""
-        await self.housekeeping.stop()
-        await self.scanning.stop()
-        await self.writer.stop()
+        await self.roles.stop()
         self.pool.close()
         self.helper.shutdown()
 
@@ -99,11 +93,12 @@ def build_node(
     *,
     clock: Clock | None = None,
     vfs: str | None = None,
+    reached: Reached = nothing,
 ) -> Node:
     """Wire a node from its directory. Nothing of the database is opened yet.
 
     Call it inside the event loop. `environ` is read for the keyring only. `vfs` names the SQLite
-    VFS, for tests in which a disk fails.
+    VFS, for tests in which a disk fails; `reached` listens to the steps of `replication.steps`.
     """
     clock = clock or SystemClock()
     identity = datadir.read_identity()
@@ -126,11 +121,29 @@ def build_node(
         queue_max=config.limits.write_queue,
     )
     view = ClusterView(clock)
-    auth = Authenticator(keys, clock, identity.cluster_id, identity.region, changes)
-    freshness = FreshnessSource(identity.node_id, identity.region, clock)
-    writes = Writes(writer, keys, auth)
-    keyring = KeyringService(writes=writes, writer=writer, pool=pool, keys=keys, source=source)
-    return Node(
+    writer.logging.reached = reached
+    replication = Replication(
+        datadir=datadir,
+        identity=identity,
+        config=config,
+        clock=clock,
+        keys=keys,
+        pool=pool,
+        helper=helper,
+        writer=writer,
+        view=view,
+        changes=changes,
+        space=space,
+        reached=reached,
+    )
+    followers = replication.followers
+    auth = Authenticator(keys, clock, identity.cluster_id, identity.region, changes, view)
+    freshness = FreshnessSource(identity.node_id, identity.region, clock, view)
+    writes = Writes(writer, keys, auth, followers)
+    keyring = KeyringService(
+        writes=writes, writer=writer, pool=pool, keys=keys, source=source, followers=followers
+    )
+    node = Node(
         datadir=datadir,
         identity=identity,
         config=config,
@@ -167,7 +180,11 @@ def build_node(
             writes=writes, pool=pool, keys=keys, auth=auth, cluster_id=identity.cluster_id
         ),
         verification=Verification(
-            pool=pool, auth=auth, changes=changes, streams_max=config.limits.watch_streams
+            pool=pool,
+            auth=auth,
+            changes=changes,
+            streams_max=config.limits.watch_streams,
+            freshness=freshness,
         ),
         keyring=keyring,
         status=StatusService(
@@ -180,6 +197,7 @@ def build_node(
             keyring=keyring,
             space=space,
             freshness=freshness,
+            followers=followers,
         ),
         housekeeping=Housekeeping(
             writer=writer,
@@ -190,4 +208,8 @@ def build_node(
             damaged_bundles=bundles.damaged,
         ),
         scanning=Scanning(helper),
+        replication=replication,
     )
+    replication.describe = node.status.report
+    node.roles = Roles(node, reached=reached)
+    return node

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Final
 
-import apsw
 import structlog
 
 log = structlog.get_logger(__name__)
 
 _PAUSE_S: Final = 0.001
+_AGAIN_S: Final = 5.0
 
 
 class Scanning:
@@ -32,7 +33,7 @@ class Scanning:
     def start(self, scan: Callable[[], Iterator[int]]) -> None:
         """Begin; a scan that runs is ended first by `stop`."""
         assert self._task is None
-        self._task = asyncio.create_task(self._run(scan()), name="scan")
+        self._task = asyncio.create_task(self._run(scan), name="scan")
 
     async def stop(self) -> None:
         """End it where it is."""
@@ -42,18 +43,35 @@ class Scanning:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _run(self, steps: Iterator[int]) -> None:
+    async def _run(self, scan: Callable[[], Iterator[int]]) -> None:
+        for tries in count():
+            try:
+                await self._once(scan)
+                return
+            except ValueError:
+                self.damaged = True
+                log.error(
+                    "database_damaged",
+                    message="pages of the database are not what was logged; run 'petsem check'",
+                )
+                return
+            except Exception as e:
+                # The disk fails, or is full. What was read is known; the rest is tried again.
+                if not tries:
+                    log.error("scan_failed", error=type(e).__name__)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _once(self, scan: Callable[[], Iterator[int]]) -> None:
         loop = asyncio.get_running_loop()
+        steps = scan()
         try:
-            while True:
-                if await loop.run_in_executor(self._helper, next, steps, None) is None:
-                    return
+            while await loop.run_in_executor(self._helper, next, steps, None) is not None:
                 await asyncio.sleep(_PAUSE_S)
-        except ValueError:
-            self.damaged = True
-            log.error(
-                "database_damaged",
-                message="pages of the database are not what was logged; run 'petsem check'",
-            )
-        except (OSError, apsw.Error) as e:
-            log.error("scan_failed", error=type(e).__name__)
+        finally:
+            # Behind the step that may still run there.
+            self._helper.submit(_close, steps)
+
+
+def _close(steps: Iterator[int]) -> None:
+    if isinstance(steps, Generator):
+        steps.close()

@@ -49,6 +49,8 @@ _DISK_OR_MEMORY = (
 _NOTHING: Mapping[Hashable, object] = MappingProxyType({})
 _BEGIN_TRIES = 200
 _BEGIN_PAUSE_S = 0.01
+_COPY_TRIES = 100
+_COPY_PAUSE_S = 0.05
 
 
 class Txn:
@@ -174,6 +176,19 @@ class Writer:
         self._scrubs.append(done)
         self._wake.set()
         return await asyncio.shield(done)
+
+    async def checkpointed(self) -> Position:
+        """Have everything that was committed so far copied into the database file, and the position
+        that it has then. `unavailable` if a reader keeps the WAL from being copied."""
+        for _ in range(_COPY_TRIES):
+            try:
+                position = await self._on_helper(self._copy_all)
+            except (apsw.Error, OSError) as e:
+                raise unavailable("the WAL could not be copied; see the node's log") from e
+            if position is not None:
+                return position
+            await asyncio.sleep(_COPY_PAUSE_S)
+        raise unavailable("somebody reads the database for long, so the WAL cannot be copied")
 
     @property
     def running(self) -> bool:
@@ -448,6 +463,14 @@ class Writer:
         self._logging.reached(COMMIT)
         db.execute("COMMIT")
         self._logging.committed(self._checkpointer.frames, position, now_ms)
+
+    def _copy_all(self) -> Position | None:
+        """On the helper thread, where no COMMIT can come between: the log's end, if the whole WAL
+        is in the database file now."""
+        capture = self._logging.capture
+        if capture is None:
+            raise unavailable("the node is changing its role; ask again in a moment")
+        return capture.log.end if self._copy_wal(apsw.SQLITE_CHECKPOINT_PASSIVE) else None
 
     def _copy_wal(self, mode: int) -> bool:
         """On the helper thread: a checkpoint, and never of what is not in the log."""

@@ -176,6 +176,7 @@ class Deleted(_Out, frozen=True):
     deleted_at: Time
     purge_at: Time | None
     message: str
+    durability: DurabilityReport | UnsetType = UNSET
 
 
 class Settings(_Out, frozen=True):
@@ -298,6 +299,7 @@ class Destroyed(_Out, frozen=True):
     destroyed: list[DestroyedSecret]
     position: PositionText
     message: str
+    durability: DurabilityReport | UnsetType = UNSET
 
 
 class VersionInfo(_Out, frozen=True):
@@ -500,16 +502,22 @@ class NodeStatus(_Out, frozen=True):
     node: str
     region: str
     role: Literal["leader", "replica", "unknown"]
-    epoch: int
-    position: PositionText
+    epoch: int | None
+    position: PositionText | None
     lag_transactions: int | None
     lag_ms: int | None
     last_error: str | None
-    version: str
+    version: str | None
     ready: bool
     warnings: list[str]
     http: str
     grpc: str
+    source: Annotated[
+        str | None, Meta(description="the node that it follows; null for one that leads")
+    ] = None
+    heard_ms_ago: Annotated[
+        int | None, Meta(description="when it said all this; 0 for the node that answers")
+    ] = None
 
 
 class Status(_Out, frozen=True):
@@ -558,6 +566,32 @@ class NodeRemoved(_Out, frozen=True):
     message: str
 
 
+class NodePromotion(_In, frozen=True):
+    """`force` makes the node lead although no majority was asked: what the leader had and this
+    node does not is lost to the cluster."""
+
+    force: bool = False
+
+
+class MayBeLost(_Out, frozen=True):
+    """What is known of the leader that a promotion passes over. Unknown is null, never 0."""
+
+    leader: str | None
+    leader_position: PositionText | None
+    transactions: int | None
+    leader_seen_ms_ago: int | None
+
+
+class NodePromoted(_Out, frozen=True):
+    """A node that leads now, from this position on."""
+
+    node: str
+    epoch: int
+    position: PositionText
+    may_be_lost: MayBeLost
+    message: str
+
+
 class KekInfo(_Out, frozen=True):
     """A KEK, by its id; the key itself is in no answer."""
 
@@ -566,6 +600,9 @@ class KekInfo(_Out, frozen=True):
     state: Literal["waiting", "primary", "retired"]
     held: Annotated[bool, Meta(description="whether this node's keyring has it")]
     wraps: Annotated[int, Meta(description="data keys that are wrapped with it")]
+    lacking: Annotated[
+        list[str], Meta(description="live nodes that use keys of this purpose and lack this one")
+    ] = msgspec.field(default_factory=list)
 
 
 class KeyringList(_Out, frozen=True):

@@ -269,7 +269,7 @@ class Header(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class ForwardRequest(_message.Message):
-    __slots__ = ("method", "path", "query", "headers", "body", "client_ip", "hops")
+    __slots__ = ("method", "path", "query", "headers", "body", "client_ip", "hops", "client_region")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +277,7 @@ class ForwardRequest(_message.Message):
     BODY_FIELD_NUMBER: _ClassVar[int]
     CLIENT_IP_FIELD_NUMBER: _ClassVar[int]
     HOPS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_REGION_FIELD_NUMBER: _ClassVar[int]
     method: str
     path: str
     query: str
@@ -284,7 +285,8 @@ class ForwardRequest(_message.Message):
     body: bytes
     client_ip: str
     hops: int
-    def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., query: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[bytes] = ..., client_ip: _Optional[str] = ..., hops: _Optional[int] = ...) -> None: ...
+    client_region: str
+    def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., query: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[bytes] = ..., client_ip: _Optional[str] = ..., hops: _Optional[int] = ..., client_region: _Optional[str] = ...) -> None: ...
 
 class ForwardResponse(_message.Message):
     __slots__ = ("status", "headers", "body")
@@ -475,14 +477,16 @@ class SnapshotPages(_message.Message):
     def __init__(self, first_page: _Optional[int] = ..., count: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class SnapshotEnd(_message.Message):
-    __slots__ = ("at", "ltx", "epoch")
+    __slots__ = ("at", "ltx", "epoch", "more")
     AT_FIELD_NUMBER: _ClassVar[int]
     LTX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     at: Position
     ltx: bytes
     epoch: int
-    def __init__(self, at: _Optional[_Union[Position, _Mapping]] = ..., ltx: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
+    more: bool
+    def __init__(self, at: _Optional[_Union[Position, _Mapping]] = ..., ltx: _Optional[bytes] = ..., epoch: _Optional[int] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("position", "leader_time_ms", "leader_seen_ms_ago", "epoch_seen", "nodes", "replicated")

@@ -2,8 +2,8 @@
 
 Guarantees: each committed transaction is logged once, in order, under the position that its writer
 gave it; a log that cannot be written keeps what is not in it, and says so until it can. A WAL that
-was lost is answered with a snapshot of the whole database in the log, so that the log is never
-without a transaction that the database has.
+was lost, or a log that lost what was appended and not synced, is answered with a snapshot of the
+whole database in the log, so that the log is never without a transaction that the database has.
 
 Transactions that wait to be logged become one LTX file if the caller lets them: each page once. On
 the thread that commits. It does not sync (`before_checkpoint` does), commit, or tell anybody.
@@ -11,20 +11,24 @@ the thread that commits. It does not sync (`before_checkpoint` does), commit, or
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import apsw
+
 from petsem.model import Position
-from petsem.replication.drivers.database_file import PageReader, open_file
+from petsem.replication.drivers.database_file import RUN_PAGES, PageReader
 from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.log_types import LogGap
 from petsem.replication.drivers.page_checksums import save, scan
 from petsem.replication.drivers.wal_tail import WalLost, WalTail
 from petsem.replication.image import PAGE_SIZE, canonical_pages, normalise, page_numbers
 from petsem.replication.ltx import Encoder, Header, encode, page_checksum
 from petsem.replication.ltx.checksum import CHECKSUM_FLAG
-from petsem.replication.rolling import PageChecksums
+from petsem.replication.rolling import ChecksumTableError, PageChecksums
 from petsem.replication.steps import CAPTURE, Reached, nothing
 from petsem.replication.wal import WalCommit
 
@@ -54,8 +58,8 @@ class Capture:
         database: Path,
         log: TransactionLog,
         table: PageChecksums,
-        tail: WalTail,
         page1: bytes,
+        tail: WalTail,
         *,
         reached: Reached = nothing,
     ) -> None:
@@ -68,57 +72,57 @@ class Capture:
         self._reached = reached
         self._waiting: list[Captured] = []
         self._waiting_pages = 0
-        self._last_txid = 0 if log.end is None else log.end.txid
-        self._frames = 0
-        self._lost: tuple[Position, int] | None = None
+        self._logged = log.end
+        self._last = (log.end or Position(0, 0), 0)
+        self._lost = False
 
     @property
     def waiting_pages(self) -> int:
         """Pages of transactions that are not in the log yet."""
         return self._waiting_pages
 
-    @property
-    def behind(self) -> bool:
-        """Whether there is anything to `write`."""
-        return bool(self._waiting) or self._lost is not None
-
     def committed(self, frames: int, position: Position, at_ms: int) -> None:
         """The transaction at `position` was committed, and SQLite counts `frames` in the WAL. Also
         after the database was opened again, when it may be the one before."""
         self._reached(CAPTURE)
-        self._frames = frames
-        if self._lost is None:
-            try:
-                commits = self._tail.read(frames)
-            except (WalLost, OSError):
-                commits = None
-            if commits is not None and len(commits) == position.txid - self._last_txid <= 1:
-                self.adopt([Captured(commit, position, at_ms) for commit in commits])
-                return
-        # Something else than that one transaction is in the WAL: only a snapshot is whole.
-        self._last_txid = position.txid
-        self._lost = (position, at_ms)
+        before, self._last = self._last[0], (position, at_ms)
+        if self._lost:
+            return
+        try:
+            commits = self._tail.read(frames)
+        except (WalLost, OSError):
+            commits = None
+        if commits is not None and len(commits) == position.txid - before.txid <= 1:
+            self.adopt([Captured(commit, position, at_ms) for commit in commits])
+        else:
+            # Something else than that one transaction is in the WAL: only a snapshot is whole.
+            self._lose()
 
     def adopt(self, found: Sequence[Captured]) -> None:
         """Transactions that were in the WAL already when this began."""
         self._waiting.extend(found)
         self._waiting_pages += sum(len(each.commit.found) for each in found)
         if found:
-            self._last_txid = found[-1].position.txid
+            self._last = (found[-1].position, found[-1].at_ms)
 
     def write(self, *, merged: bool) -> None:
         """Bring the log up to the last commit; with `merged` in as few files as may be.
 
         Raises OSError if the disk does not take it; what is not logged is kept.
         """
-        if self._lost is not None:
-            self._write_snapshot(*self._lost)
-            return
-        while self._waiting:
-            group = self._group() if merged else self._waiting[:1]
-            self._write_group(group)
-            del self._waiting[: len(group)]
-            self._waiting_pages -= sum(len(each.commit.found) for each in group)
+        if self.log.end != self._logged:
+            # A sync failed, and nobody knows what the disk has of what came after the one before.
+            self._lose()
+        try:
+            while self._waiting:
+                group = self._group() if merged else self._waiting[:1]
+                self._write_group(group)
+                del self._waiting[: len(group)]
+                self._waiting_pages -= sum(len(each.commit.found) for each in group)
+        except (WalLost, LogGap, ChecksumTableError):
+            self._lose()
+        if self._lost:
+            self._write_snapshot(*self._last)
 
     def before_checkpoint(self, frames: int) -> bool:
         """Have all that a checkpoint may take from the WAL in the log, on the disk; whether the
@@ -138,22 +142,46 @@ class Capture:
 
     def scan(self) -> Iterator[int]:
         """Fill in what the table does not know yet, some pages a step; at the end, ValueError if a
-        page is not what it was when it was logged."""
-        end = self.log.end
+        page is not what it was when it was logged. Raises OSError as `write` does."""
+        table, end = self.table, self.log.end
         assert end is not None
-        file = open_file(self._database)
+        file = PageReader(self._database)
+
+        def read(size: int, offset: int) -> bytes:
+            return file.block(offset // PAGE_SIZE + 1, size // PAGE_SIZE)
+
         try:
-            yield from scan(self.table, file.xRead, end)
+            steps = scan(table, read, end, pages=RUN_PAGES)
+            while True:
+                # A page that waits could be in the file already, if somebody else copied the WAL.
+                self.write(merged=True)
+                if self.table is not table:
+                    # Made anew from the pages themselves, so there is nothing to compare.
+                    return
+                step = next(steps, None)
+                if step is None:
+                    break
+                yield step
         finally:
-            file.xClose()
-        if not self.table.verify():
+            file.close()
+        if not table.verify():
             raise ValueError("the pages of the database do not have the checksum of the log")
 
     def close(self) -> None:
-        """Let go of the files, and of the log."""
+        """Let go of the files, and of the log. OSError if what waits to be synced cannot be."""
+        self.release()
+        self.log.close()
+
+    def release(self) -> None:
+        """Let go of the files, but not of the log."""
         self._tail.close()
         self._file.close()
-        self.log.close()
+
+    def _lose(self) -> None:
+        """What waits cannot be logged one by one any more."""
+        self._lost = True
+        self._waiting.clear()
+        self._waiting_pages = 0
 
     def _group(self) -> list[Captured]:
         """The transactions from the first that may be one file: of one epoch, and of a database
@@ -205,29 +233,62 @@ class Capture:
             self.log.append_stream(position.epoch, header, chunks)
         self.table.accept(change)
         self._page1 = next(source())[1]
+        self._logged = self.log.end
 
     def _fill(self, numbers: Sequence[int], size: int) -> None:
         """Enter what the table does not know of the pages that change, from the database file: a
-        page that was in the WAL before is known."""
+        page that was in the WAL before is known. WalLost if somebody else has copied the change
+        into the file before it was logged."""
         end = self.log.end
         assert end is not None
         for pgno in self.table.unknown({1, *numbers}, size):
             page = self._file.read(pgno)
-            assert page is not None
+            if page is None or self._waits(pgno, page):
+                raise WalLost(f"page {pgno} is not what it was before it was changed")
             if pgno == 1:
                 page = normalise(page, end.epoch, end.txid)
             self.table.fill(pgno, page_checksum(pgno, page))
 
+    def _waits(self, pgno: int, page: bytes) -> bool:
+        """Whether one of the transactions that wait left this in the page."""
+        return any(
+            each.commit.page(pgno) == page for each in self._waiting if pgno in each.commit.found
+        )
+
     def _write_snapshot(self, position: Position, at_ms: int) -> None:
         tail = WalTail(Path(f"{self._database}-wal"))
-        commits = tail.read(self._frames)
-        self.table, self._page1 = log_snapshot(self.log, commits, self._file, position, at_ms)
-        tail.allow_restart(self._frames)
+        try:
+            frames = _count_frames(self._database)
+            commits = tail.read(frames)
+            self.table, self._page1 = log_snapshot(self.log, commits, self._file, position, at_ms)
+            tail.allow_restart(frames)
+        except WalLost as e:
+            tail.close()
+            raise OSError(errno.EAGAIN, "the WAL changed while it was read") from e
+        except BaseException:
+            tail.close()
+            raise
         self._tail.close()
         self._tail = tail
-        self._lost = None
-        self._waiting.clear()
-        self._waiting_pages = 0
+        self._logged = self.log.end
+        self._lost = False
+
+
+def _count_frames(database: Path) -> int:
+    """How many frames SQLite counts in the WAL now. What it counted at the last commit may be gone:
+    whoever else has the database open may have copied and cut it."""
+    try:
+        db = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            db.execute("PRAGMA query_only = on")
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            frames: int = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)[0]
+            return max(0, frames)
+        finally:
+            db.close(True)
+    except apsw.Error as e:
+        raise OSError(errno.EIO, "the WAL cannot be counted") from e
 
 
 def log_snapshot(

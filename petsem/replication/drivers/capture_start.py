@@ -15,10 +15,11 @@ from petsem.model import Position
 from petsem.replication.drivers.capture import Capture, Captured, log_snapshot, overlaid
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.log_types import LogError
 from petsem.replication.drivers.page_checksums import load
 from petsem.replication.drivers.wal_tail import WalTail
 from petsem.replication.image import normalise
-from petsem.replication.ltx import page_checksum
+from petsem.replication.ltx import HEADER_BYTES, Header, LtxError, page_checksum
 from petsem.replication.rolling import PageChecksums
 from petsem.replication.steps import Reached, nothing
 from petsem.replication.wal import WalCommit
@@ -46,39 +47,52 @@ def begin_capture(
     beyond `fork` is cut. Raises OSError if the log cannot be written.
     """
     tail = WalTail(Path(f"{database}-wal"))
-    commits = tail.read(frames)
     file = PageReader(database)
     try:
+        commits = tail.read(frames)
         first = position.txid - len(commits) + 1
-        cut_what_is_beyond(log, position, save_lost)
+        cut_what_is_beyond(log, position, epochs, save_lost)
         end = log.end
-        if not end or not end.txid or not first - 1 <= end.txid or _forked(end, epochs):
-            table, page1 = log_snapshot(log, commits, file, position, at_ms)
-            capture = Capture(database, log, table, tail, page1, reached=reached)
-        else:
-            logged = end.txid - first + 1
-            table, page1 = _table_at(end, directory, database, commits[:logged], file)
-            capture = Capture(database, log, table, tail, page1, reached=reached)
-            capture.adopt(
-                [
-                    Captured(commit, Position(_epoch_of(txid, epochs), txid), at_ms)
-                    for txid, commit in enumerate(commits[logged:], end.txid + 1)
-                ]
-            )
-            capture.write(merged=False)
-        log.sync()
-        tail.allow_restart(frames)
-        return capture
+        logged = 0 if end is None or not end.txid else end.txid - first + 1
+        found = None
+        if end is not None and end.txid and logged >= 0:
+            found = _table_at(log, end, directory, database, commits[:logged], file)
+        if found is None:
+            logged = len(commits)
+            found = log_snapshot(log, commits, file, position, at_ms)
+        capture = Capture(database, log, *found, tail, reached=reached)
+    except BaseException:
+        tail.close()
+        raise
     finally:
         file.close()
+    try:
+        capture.adopt(
+            [
+                Captured(commit, Position(_epoch_of(txid, epochs), txid), at_ms)
+                for txid, commit in enumerate(commits[logged:], first + logged)
+            ]
+        )
+        capture.write(merged=False)
+        capture.before_checkpoint(frames)
+    except BaseException:
+        capture.release()
+        raise
+    return capture
 
 
 def cut_what_is_beyond(
-    log: TransactionLog, position: Position, save_lost: Callable[[Position], None]
+    log: TransactionLog,
+    position: Position,
+    epochs: Epochs,
+    save_lost: Callable[[Position], None],
 ) -> None:
-    """A log that is ahead of its database is of a branch that the database was taken back from."""
+    """A log that is ahead of its database, or ends in another epoch than the database was in then,
+    is of a branch that the database was taken back from."""
     end = log.end
-    if end is None or end.txid <= position.txid:
+    if end is None or not end.txid:
+        return
+    if end.txid <= position.txid and end.epoch == _epoch_of(end.txid, epochs):
         return
     known = log.position_of(position.txid)
     if known is not None and known.epoch == position.epoch:
@@ -89,32 +103,43 @@ def cut_what_is_beyond(
         log.reset()
 
 
-def _forked(end: Position, epochs: Epochs) -> bool:
-    """Whether the log ends on a branch that is not the database's."""
-    return end.txid > 0 and end.epoch != _epoch_of(end.txid, epochs)
-
-
 def _epoch_of(txid: int, epochs: Epochs) -> int:
     return max((epoch for epoch, first in epochs if first <= txid), default=0)
 
 
 def _table_at(
+    log: TransactionLog,
     end: Position,
     directory: Path,
     database: Path,
     logged: Sequence[WalCommit],
     file: PageReader,
-) -> tuple[PageChecksums, bytes]:
-    """The table at the end of the log, and page 1 there. `logged` are the transactions of the WAL
-    up to that place; a page that none of them has is in the file as it was."""
-    size, page = overlaid(logged, file)
-    page1 = page(1)
+) -> tuple[PageChecksums, bytes] | None:
+    """The table at the end of the log, and page 1 there; None if the pages are not those of the
+    log. `logged` are the transactions of the WAL up to that place; a page that none of them has is
+    in the file as it was, unless somebody else copied more of the WAL into it."""
     assert end.checksum is not None
+    size, page = overlaid(logged, file)
     table = load(directory, end, database)
+    if size != _size_at(log, end) or (table is not None and table.commit != size):
+        return None
+    page1 = page(1)
+    saved = table is not None
     if table is None:
         table = PageChecksums.all_unknown(size, end.checksum)
-        for pgno in sorted({pgno for commit in logged for pgno in commit.found}):
-            if pgno <= size:
-                found = normalise(page1, end.epoch, end.txid) if pgno == 1 else page(pgno)
-                table.fill(pgno, page_checksum(pgno, found))
+    for pgno in sorted({pgno for commit in logged for pgno in commit.found if pgno <= size}):
+        found = normalise(page1, end.epoch, end.txid) if pgno == 1 else page(pgno)
+        checksum = page_checksum(pgno, found)
+        if saved and table.checksum(pgno) != checksum:
+            # Somebody else wrote to the database after it was saved.
+            return None
+        table.fill(pgno, checksum)
     return table, page1
+
+
+def _size_at(log: TransactionLog, end: Position) -> int | None:
+    """The size of the database at the end of the log, in pages, as the log has it."""
+    try:
+        return Header.parse(next(log.chunks(end.txid))[:HEADER_BYTES]).commit
+    except (LogError, LtxError):
+        return None

@@ -92,6 +92,17 @@ class PageReader:
             if held < count:
                 return
 
+    def block(self, first: int, count: int) -> bytes:
+        """`count` pages from `first` on in one piece, zeros where the file does not reach."""
+        parts = []
+        try:
+            for start in range(first, first + count, RUN_PAGES):
+                size = min(RUN_PAGES, first + count - start) * PAGE_SIZE
+                parts.append(self._file.xRead(size, (start - 1) * PAGE_SIZE).ljust(size, b"\0"))
+        except apsw.IOError as e:
+            raise unavailable("the node could not read its database; see its log") from e
+        return b"".join(parts)
+
     def _run(self, first: int, count: int) -> Iterator[tuple[int, bytes]]:
         try:
             yield from read_run(self._file, first, count)

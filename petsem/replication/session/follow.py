@@ -36,6 +36,7 @@ PROTOCOL: Final = 1
 class Rule(enum.StrEnum):
     """What was broken; the text is for people."""
 
+    GARBAGE = "it sends what is no message of the stream"
     ORDER = "it says something that is not due"
     PROTOCOL = "it speaks another version of the stream"
     CLUSTER = "it is of another cluster"
@@ -43,7 +44,6 @@ class Rule(enum.StrEnum):
     LOOP = "it follows this node itself"
     TOO_FAR = "it is too far from the leader"
     OLD_EPOCH = "it follows a leader that is none any more"
-    BEHIND = "it has less than this node has"
     SIZE = "it announces more than there may be"
     HEADER = "it sends a file whose header makes no sense"
     WENT_BACK = "it goes back to an earlier epoch"
@@ -51,12 +51,9 @@ class Rule(enum.StrEnum):
     SKIPPED = "it skips transactions"
     CHECKSUM = "its checksums do not continue each other"
     PAGES = "its pages are not those that are due"
-    FORK = "it names a fork that this node has not reached"
 
 
-_UNFIT: Final = frozenset(
-    {Rule.PROTOCOL, Rule.LOOP, Rule.TOO_FAR, Rule.OLD_EPOCH, Rule.BEHIND},
-)
+_UNFIT: Final = frozenset({Rule.PROTOCOL, Rule.LOOP, Rule.TOO_FAR, Rule.OLD_EPOCH})
 
 
 class Broken(ValueError):  # noqa: N818 (a rule of the stream is; see `rule`)
@@ -85,6 +82,7 @@ class _State(enum.Enum):
     NEW = enum.auto()
     FOLLOWING = enum.auto()
     SNAPSHOT = enum.auto()
+    SNAPSHOT_END = enum.auto()
     ENDED = enum.auto()
 
 
@@ -93,6 +91,7 @@ _DUE: Final[dict[_State, tuple[type[Message], ...]]] = {
     _State.NEW: (Welcome,),
     _State.FOLLOWING: (Transactions, Heartbeat, SnapshotBegin, Rollback),
     _State.SNAPSHOT: (SnapshotPages, Heartbeat, SnapshotEnd),
+    _State.SNAPSHOT_END: (Heartbeat, SnapshotEnd),
     _State.ENDED: (),
 }
 
@@ -103,9 +102,9 @@ class FollowSession:
     def __init__(self, own: Own) -> None:
         self._own = own
         self._state = _State.NEW
-        self._welcome: Welcome | None = None
         self._snapshot = SnapshotBegin(Position(0, 0), 0, 0)
         self._next_page = 0
+        self._staged: Position | None = None
         self.position = own.position
         self.epoch_seen = own.epoch_seen
 
@@ -127,7 +126,8 @@ class FollowSession:
                 case SnapshotEnd():
                     self._end(message)
                 case Rollback():
-                    self._roll_back(message)
+                    _require(self.position is not None, Rule.ORDER)
+                    self._state = _State.ENDED
         except Broken:
             self._state = _State.ENDED
             raise
@@ -142,7 +142,6 @@ class FollowSession:
         _require(len(path) <= limits.STREAM_HOPS_MAX, Rule.TOO_FAR)
         _require(said.epoch_seen >= own.epoch_seen, Rule.OLD_EPOCH)
         self.epoch_seen = said.epoch_seen
-        self._welcome = said
         self._state = _State.FOLLOWING
 
     def _heartbeat(self, said: Heartbeat) -> None:
@@ -174,7 +173,7 @@ class FollowSession:
         resumed = said.first_page > 1 and self._own.resume == (said.at, said.first_page)
         _require(said.first_page == 1 or resumed, Rule.PAGES)
         _require(said.first_page <= said.pages + 1, Rule.PAGES)
-        self._snapshot, self._next_page = said, said.first_page
+        self._snapshot, self._next_page, self._staged = said, said.first_page, said.at
         self._state = _State.SNAPSHOT
 
     def _pages(self, said: SnapshotPages) -> None:
@@ -189,24 +188,16 @@ class FollowSession:
         self._next_page = last + 1 + (last + 1 == LOCK_PAGE)
 
     def _end(self, said: SnapshotEnd) -> None:
-        begun = self._snapshot.at
         _require(self._next_page > self._snapshot.pages, Rule.PAGES)
-        reached = self._extended(begun, said.at.epoch, said.ltx) if said.ltx else begun
-        _require(reached == said.at, Rule.CHECKSUM)
-        self.position = reached
-        self._state = _State.FOLLOWING
-
-    def _roll_back(self, said: Rollback) -> None:
-        own, welcome = self.position, self._welcome
-        assert welcome is not None
-        _require(own is not None, Rule.ORDER)
-        assert own is not None
-        _require(said.fork.txid <= own.txid and said.fork.epoch <= own.epoch, Rule.FORK)
-        # A node between may have less of the same branch; what is not the leader's word to take
-        # back stays.
-        theirs = 0 if welcome.position is None else welcome.position.epoch
-        _require(len(welcome.path) == 1 or theirs > own.epoch, Rule.BEHIND)
-        self._state = _State.ENDED
+        if said.ltx:
+            self._staged = self._extended(self._staged, said.at.epoch, said.ltx)
+        _require(self._staged == said.at, Rule.CHECKSUM)
+        if said.more:
+            _require(bool(said.ltx), Rule.ORDER)
+            self._state = _State.SNAPSHOT_END
+        else:
+            self.position = self._staged
+            self._state = _State.FOLLOWING
 
 
 def _require(holds: bool, rule: Rule) -> None:

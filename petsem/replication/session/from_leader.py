@@ -14,7 +14,8 @@ from petsem.model import Position
 @dataclass(frozen=True, slots=True)
 class Welcome:
     """Who answers. `path`: node ids from it to the leader, both included. `position`: the end of
-    its own data, None if it has none."""
+    its own data, None if it has none. `leads`: the last epoch of its branch and whose that is.
+    `leader_at`: the leader's HTTP, gRPC and peer addresses."""
 
     protocol: int
     cluster_id: bytes
@@ -22,6 +23,8 @@ class Welcome:
     epoch_seen: int
     path: tuple[str, ...]
     position: Position | None
+    leads: tuple[int, str] | None = None
+    leader_at: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,12 @@ class SnapshotPages:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotEnd:
-    """The transactions since the pages, up to `at`; `ltx` is empty if there are none."""
+    """The transactions since the pages or since the end before, up to `at`; `ltx` is empty if
+    there are none. `more`: this is not the last."""
 
     at: Position
     ltx: bytes
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

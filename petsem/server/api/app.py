@@ -28,6 +28,7 @@ from petsem.server.api.openapi import document
 from petsem.server.api.reply import Reply
 from petsem.server.api.route import Route, internal_reply, litestar_handler
 from petsem.server.node import Node
+from petsem.server.passing_on import PassingOn
 
 _NO_SUCH_ROUTE: Final = not_found("there is no such route here; see /schema")
 _NO_SUCH_METHOD: Final = invalid("this path does not take that method; see the Allow header")
@@ -48,9 +49,10 @@ def create_app(node: Node) -> Litestar:
         probes.schema_route(lambda: described, open_schema=http.open_schema),
     )
     refuse_gaps(routes)
+    passing = PassingOn(node)
     described = msgspec.json.encode(document(routes))
     return Litestar(
-        [*_options(routes), *(litestar_handler(route, node, metrics) for route in routes)],
+        [*_options(routes), *(litestar_handler(route, node, metrics, passing) for route in routes)],
         exception_handlers=_exception_handlers(node, metrics),
         openapi_config=None,
         logging_config=None,

@@ -23,7 +23,7 @@ from petsem.server.api.errors import TOO_LARGE
 from petsem.server.api.headers import RequestHeaders, read_headers
 from petsem.server.api.queries import decode_query
 from petsem.server.auth import NO_NAMES, Names, Principal, Request, Verified
-from petsem.server.client_ip import client_ip
+from petsem.server.forward import request_of
 from petsem.server.node import Node
 from petsem.server.policy import Rule
 from petsem.server.service.writes import Call
@@ -51,8 +51,8 @@ class Ask:
     def request(self) -> Request:
         """The token and where it comes from. Routes that need neither never look."""
         if self._request is None:
-            ip = client_ip(self._scope, self.node.config.http.trusted_proxies)
-            self._request = Request(self._headers.token, ip)
+            proxies = self.node.config.http.trusted_proxies
+            self._request = request_of(self._scope, self._headers.token, proxies)
         return self._request
 
     # Names in the path
@@ -103,11 +103,12 @@ class Ask:
 
     def clear_for(self, rule: Rule, token: Verified, names: Names) -> Principal:
         """The same for a second action, which a route needs in addition to its own."""
+        ip, region = self.request.ip, self.request.region
         try:
-            allowed = self.node.auth.clear(token, rule, names, self.request.ip)
+            allowed = self.node.auth.clear(token, rule, names, ip, region)
         except TokenRefused as refused:
             raise refused.as_error() from None
-        return Principal(token, allowed, self.request.ip)
+        return Principal(token, allowed, ip, region)
 
     # What was sent
 
@@ -135,6 +136,10 @@ class Ask:
         """See that there is none: what somebody took the trouble to send is not ignored."""
         if await self._read():
             raise invalid("this takes no body; send none")
+
+    async def raw(self) -> bytes:
+        """The body as it was sent, for whoever passes it on."""
+        return await self._read()
 
     def call(self) -> Call:
         """The write, once its body was read, as an Idempotency-Key compares it."""

@@ -35,6 +35,12 @@ async def _remove(ask: Ask) -> http.NodeRemoved:
     return await ask.node.nodes.remove(principal, ask.call(), ask.parameter("node"))
 
 
+async def _promote_node(ask: Ask) -> http.NodePromoted:
+    ask.authorize()
+    body = await ask.body(http.NodePromotion, otherwise=http.NodePromotion())
+    return await ask.node.roles.promote(ask.parameter("node"), force=body.force)
+
+
 async def _keyring(ask: Ask) -> http.KeyringList:
     ask.authorize()
     return await ask.node.keyring.list()
@@ -110,6 +116,22 @@ ROUTES: Final = (
         writes=True,
     ),
     Route(
+        method="POST",
+        path="/v1/nodes/{node}/promote",
+        handle=_promote_node,
+        tag="nodes",
+        summary="Make a replica the leader",
+        about="Asked of the node itself, which raises the epoch and leads. With the `static` leaser "
+        "it takes `force`: what only the old leader had is lost to the cluster, and is saved "
+        "under `lost/` on it when it comes back as a replica. The answer says what that may be.",
+        body=http.NodePromotion,
+        body_optional=True,
+        body_examples=(("the leader is gone", http.NodePromotion(force=True)),),
+        reply=http.NodePromoted,
+        examples=(("promoted", examples.NODE_PROMOTED),),
+        fails=(Code.NOT_FOUND, Code.CONFLICT),
+    ),
+    Route(
         method="GET",
         path="/v1/status",
         handle=_status,
@@ -125,6 +147,7 @@ ROUTES: Final = (
         handle=_keyring,
         tag="keyring",
         summary="List the KEKs",
+        own=True,
         about="Every KEK that the cluster knows or this node holds, by id; never a key. The node's "
         "keyring is read again first.",
         reply=http.KeyringList,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from petsem.server.service.writes import COPIES
 from petsem.wire import http
 
 _POSITION: Final = "00000003-0000000000000be4"
@@ -45,8 +46,7 @@ DELETED: Final = http.Deleted(
 PURGED: Final = http.Deleted(
     deleted_at=_TIME,
     purge_at=None,
-    message="it is gone from this node's database; copies in backups made before now last as long "
-    "as those backups",
+    message=f"it is gone from this node's database; {COPIES}",
 )
 SETTINGS: Final = http.Settings(durability="local", boot_max_staleness_s=86_400)
 SETTINGS_CHANGED: Final = http.Settings(durability="local", boot_max_staleness_s=3_600)
@@ -114,8 +114,7 @@ DESTROYED: Final = http.Destroyed(
     version=8,
     destroyed=[http.DestroyedSecret(name="OLD_TOKEN", versions=[1, 4])],
     position=_POSITION,
-    message="the values are gone from this node's database; copies in backups made before now "
-    "last as long as those backups",
+    message=f"it is gone from this node's database; {COPIES}",
 )
 VERSIONS: Final = http.VersionList(
     versions=[
@@ -252,6 +251,7 @@ STATUS: Final = http.Status(
             warnings=[],
             http="127.0.0.1:7400",
             grpc="127.0.0.1:7401",
+            heard_ms_ago=0,
         )
     ],
 )
@@ -275,6 +275,19 @@ NODE_REMOVED: Final = http.NodeRemoved(
     position=_POSITION,
     message="fra-5d6c7b8a is no longer a node: the others refuse it. Its disk still holds what it "
     "had; destroy it, or rotate the keys that it held",
+)
+NODE_PROMOTED: Final = http.NodePromoted(
+    node="fra-5d6c7b8a",
+    epoch=3,
+    position=_POSITION,
+    may_be_lost=http.MayBeLost(
+        leader="ams-88e0e533",
+        leader_position=_POSITION,
+        transactions=0,
+        leader_seen_ms_ago=4_200,
+    ),
+    message="fra-5d6c7b8a leads from epoch 3 on. It had everything that ams-88e0e533 was last heard "
+    "to have, 4.2 s ago; what that committed later is lost to the cluster",
 )
 KEK: Final = http.KekInfo(purpose="secrets", id=_KEY_ID, state="primary", held=True, wraps=42)
 RETIRED_KEK: Final = http.KekInfo(

@@ -58,6 +58,7 @@ def routes(metrics: Metrics, *, open_metrics: bool) -> tuple[Route, ...]:
             handle=_healthz,
             tag="operation",
             summary="Is the process alive?",
+            own=True,
             about="Answers as long as the process does; a load balancer should ask `/readyz`.",
             reply=http.Health,
             examples=(("alive", http.Health(status="ok")),),
@@ -68,6 +69,7 @@ def routes(metrics: Metrics, *, open_metrics: bool) -> tuple[Route, ...]:
             handle=_readyz,
             tag="operation",
             summary="Should this node be asked?",
+            own=True,
             about="200 if it should. If not, 503, and `reasons` in the details says why not.",
             reply=http.Ready,
             examples=(("ready", http.Ready(ready=True)),),
@@ -79,6 +81,7 @@ def routes(metrics: Metrics, *, open_metrics: bool) -> tuple[Route, ...]:
             handle=_metrics(metrics, opened=open_metrics),
             tag="operation",
             summary="Read the metrics",
+            own=True,
             about="In Prometheus' text format. With `open_metrics` in the node's configuration it "
             "needs no token.",
             opened=open_metrics,
@@ -96,6 +99,7 @@ def schema_route(document: Callable[[], bytes], *, open_schema: bool) -> Route:
         handle=_schema(document, opened=open_schema),
         tag="operation",
         summary="Read the API's description",
+        own=True,
         about="This document, as JSON. Unless `open_schema` is false in the node's configuration "
         "it needs no token.",
         opened=open_schema,

@@ -24,9 +24,13 @@ from petsem.server.api.ask import Ask
 from petsem.server.api.errors import INTERNAL, error_reply
 from petsem.server.api.metrics import Metrics
 from petsem.server.api.queries import NoQuery
-from petsem.server.api.reply import Reply, json_reply
+from petsem.server.api.reply import JSON, Reply, json_reply
+from petsem.server.database import read_position
+from petsem.server.forward import FORWARDED, POSITION_HEADER
 from petsem.server.node import Node
+from petsem.server.passing_on import PassingOn
 from petsem.server.policy import Rule
+from petsem.wire import petsem_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +38,7 @@ Handler = Callable[[Ask], Awaitable[msgspec.Struct | Reply]]
 Examples = tuple[tuple[str, Any], ...]
 """(what it shows, a value of the wire type)."""
 
+_KEPT: Final = frozenset({"retry-after", "www-authenticate", "allow"})
 WRITE_ERRORS: Final = (Code.CONFLICT, Code.LIMIT, Code.INDETERMINATE)
 
 
@@ -42,7 +47,9 @@ class Route:
     """One method of one path.
 
     `names` are those that the policy is decided on, for the documentation. `fails` are the codes
-    that this route can answer beside those that every route, or every write, can.
+    that this route can answer beside those that every route, or every write, can. On a replica a
+    route that `writes` is passed on to the leader; one that is about the node's `own` state never
+    goes to another.
     """
 
     method: str
@@ -61,6 +68,7 @@ class Route:
     examples: Examples
     fails: tuple[Code, ...] = ()
     writes: bool = False
+    own: bool = False
     opened: bool | None = None
 
     @property
@@ -79,7 +87,9 @@ class Route:
         return f"{self.method} {self.path}"
 
 
-def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHandler:
+def litestar_handler(
+    route: Route, node: Node, metrics: Metrics, passing: PassingOn
+) -> HTTPRouteHandler:
     """The route as Litestar wants it.
 
     To Litestar the answer is an ASGI application, which it calls with the request. Its own parsing
@@ -92,7 +102,7 @@ def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHan
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         started_s = perf_counter()
-        reply = await _answer(route, node, rule, cast("HTTPScope", scope), receive)
+        reply = await _answer(route, node, passing, rule, cast("HTTPScope", scope), receive)
         meter.count(reply.status, perf_counter() - started_s)
         await reply(scope, receive, send)
 
@@ -109,18 +119,61 @@ def litestar_handler(route: Route, node: Node, metrics: Metrics) -> HTTPRouteHan
 
 
 async def _answer(
-    route: Route, node: Node, rule: Rule | None, scope: HTTPScope, receive: Receive
+    route: Route,
+    node: Node,
+    passing: PassingOn,
+    rule: Rule | None,
+    scope: HTTPScope,
+    receive: Receive,
 ) -> Reply:
     try:
         ask = Ask(node, rule, scope, receive)
         if scope["query_string"] and route.query is NoQuery:
             ask.query(NoQuery)
-        answer = await route.handle(ask)
+        if route.own:
+            answer = await route.handle(ask)
+        elif route.writes:
+            if passing.writes_elsewhere():
+                ask.require_token()
+                return _passed(await passing.write(scope, await ask.raw(), ask.request), scope)
+            answer = await route.handle(ask)
+        else:
+            answer = await _read(route, passing, ask, scope)
     except PetsemError as e:
         return error_reply(e, node.clock.unix_ms())
     except Exception as e:
         return internal_reply(e, route.label, node.clock.unix_ms())
-    return answer if isinstance(answer, Reply) else json_reply(route.status, answer)
+    reply = answer if isinstance(answer, Reply) else json_reply(route.status, answer)
+    if route.writes and FORWARDED in scope:
+        # Past the write, perhaps: then the node that was asked waits for a little more.
+        with node.pool.reading() as db:
+            reply.headers.append((POSITION_HEADER, str(read_position(db)).encode()))
+    return reply
+
+
+async def _read(
+    route: Route, passing: PassingOn, ask: Ask, scope: HTTPScope
+) -> msgspec.Struct | Reply:
+    """The answer of this node, or where it has none to give, of the one upstream."""
+    error: PetsemError | None = None
+    if not passing.reads_elsewhere():
+        try:
+            return await route.handle(ask)
+        except PetsemError as e:
+            if not passing.may_help(e, ask.request):
+                raise
+            error = e
+    ask.require_token()
+    return _passed(await passing.read(scope, await ask.raw(), ask.request, error), scope)
+
+
+def _passed(response: pb.ForwardResponse, scope: HTTPScope) -> Reply:
+    """The answer of another node, for the client. How far this node has to wait is for nodes."""
+    kept = _KEPT if FORWARDED not in scope else _KEPT | {POSITION_HEADER.decode()}
+    headers = {header.name: header.value.encode("latin-1") for header in response.headers}
+    media_type = headers.get("content-type", JSON)
+    more = [(name.encode(), value) for name, value in headers.items() if name in kept]
+    return Reply(response.status, response.body, media_type=media_type, headers=more)
 
 
 def internal_reply(error: Exception, label: str, now_ms: int) -> Reply:

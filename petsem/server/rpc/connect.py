@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from petsem import limits
 from petsem.errors import Code, PetsemError, invalid
 from petsem.server.auth import Request
-from petsem.server.client_ip import client_ip
+from petsem.server.forward import request_of
 from petsem.server.node import Node
 from petsem.server.rpc.caller import bearer
 from petsem.server.rpc.canonical import encode_json, parse_json
@@ -115,7 +115,7 @@ class _Connect:
         body = await _read(receive)
         sent = headers.get(b"authorization")
         token = None if sent is None else bearer(sent.decode("latin-1"))
-        request = Request(token, client_ip(scope, self._proxies))
+        request = request_of(scope, token, self._proxies)
         message = (parse if media_type is _PROTO else parse_json)(method.request, body)
         timeout = headers.get(b"connect-timeout-ms")
         if timeout is None:

@@ -56,6 +56,7 @@ def fetch_asked(message: pb.FetchRequest) -> Fetch:
         min_position=optional_position(message, "min_position"),
         names=names,
         known_etag=message.known_etag,
+        durable=message.durable,
     )
 
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from petsem import limits
-from petsem.errors import Code, PetsemError, invalid
+from petsem.errors import Code, PetsemError, invalid, unavailable
 from petsem.model import check_org
 from petsem.server import policy
 from petsem.server.auth import Request
 from petsem.server.node import Node
+from petsem.server.passing_on import PassingOn
 from petsem.server.rpc import messages
 from petsem.wire import petsem_pb2 as pb
+
+FETCH: Final = "/petsem.v1.Secrets/Fetch"
+VERIFY: Final = "/petsem.v1.Tokens/Verify"
+VERIFY_BATCH: Final = "/petsem.v1.Tokens/VerifyBatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +63,12 @@ class Methods:
         self._boot = node.boot
         self._verification = node.verification
         self._freshness = node.freshness
+        self._passing = PassingOn(node)
         self.unary = (
-            Unary("/petsem.v1.Secrets/Fetch", pb.FetchRequest, pb.FetchResponse, self.fetch),
-            Unary("/petsem.v1.Tokens/Verify", pb.VerifyRequest, pb.VerifyResponse, self.verify),
+            Unary(FETCH, pb.FetchRequest, pb.FetchResponse, self.fetch),
+            Unary(VERIFY, pb.VerifyRequest, pb.VerifyResponse, self.verify),
             Unary(
-                "/petsem.v1.Tokens/VerifyBatch",
+                VERIFY_BATCH,
                 pb.VerifyBatchRequest,
                 pb.VerifyBatchResponse,
                 self.verify_batch,
@@ -79,14 +85,25 @@ class Methods:
         require_rules(method.path for method in (*self.unary, *self.streams))
 
     async def fetch(self, request: Request, message: pb.FetchRequest) -> bytes:
-        """All secrets of an app that the token may read. What a node answers is on its disk, and
-        while it is the only voter that is all that `durable` asks for."""
-        fetched = await self._boot.fetch(request, message.machine, messages.fetch_asked(message))
+        """All secrets of an app that the token may read."""
+        if self._passing.reads_elsewhere():
+            return await self._passing.call(FETCH, request, message)
+        try:
+            fetched = await self._boot.fetch(
+                request, message.machine, messages.fetch_asked(message)
+            )
+        except PetsemError as e:
+            return await self._elsewhere(FETCH, request, message, e)
         return messages.fetch_reply(fetched, self._freshness.encoded(fetched.position))
 
     async def verify(self, request: Request, message: pb.VerifyRequest) -> bytes:
         """May this token do that?"""
-        (verdict,) = self._verification.verify(request, [messages.verify_item(message)])
+        if self._passing.reads_elsewhere():
+            return await self._passing.call(VERIFY, request, message)
+        try:
+            (verdict,) = self._verification.verify(request, [messages.verify_item(message)])
+        except PetsemError as e:
+            return await self._elsewhere(VERIFY, request, message, e)
         freshness = self._freshness.protobuf(verdict.position)
         return messages.verify_reply(verdict, freshness).SerializeToString()
 
@@ -94,19 +111,37 @@ class Methods:
         """Many such questions, all answered at one position."""
         if len(message.requests) > limits.VERIFY_BATCH_MAX:
             raise invalid(f"a batch has at most {limits.VERIFY_BATCH_MAX} tokens")
-        verdicts = self._verification.verify(
-            request, list(map(messages.verify_item, message.requests))
-        )
+        if self._passing.reads_elsewhere():
+            return await self._passing.call(VERIFY_BATCH, request, message)
+        try:
+            verdicts = self._verification.verify(
+                request, list(map(messages.verify_item, message.requests))
+            )
+        except PetsemError as e:
+            return await self._elsewhere(VERIFY_BATCH, request, message, e)
         reply = pb.VerifyBatchResponse()
         for verdict in verdicts:
             freshness = self._freshness.protobuf(verdict.position)
             reply.responses.append(messages.verify_reply(verdict, freshness))
         return reply.SerializeToString()
 
+    async def _elsewhere(
+        self, path: str, request: Request, message: Message, error: PetsemError
+    ) -> bytes:
+        """The answer from upstream where this node had only `error`, which is raised otherwise."""
+        if not self._passing.may_help(error, request):
+            raise error
+        return await self._passing.call(path, request, message, error)
+
+    def _require_data(self) -> None:
+        if self._passing.reads_elsewhere():
+            raise unavailable("this node has not received its data yet; ask another node")
+
     async def watch(
         self, request: Request, message: pb.WatchRequest
     ) -> AsyncGenerator[bytes, None]:
         """Each new version of an app."""
+        self._require_data()
         org, app = messages.watched_app(message)
         source = self._boot.watch(request, message.machine, org, app, message.after_version)
         async with aclosing(source) as changes:
@@ -118,6 +153,7 @@ class Methods:
         self, request: Request, message: pb.WatchRevocationsRequest
     ) -> AsyncGenerator[bytes, None]:
         """Each revocation, and heartbeats."""
+        self._require_data()
         org = check_org(message.org) if message.org else None
         after = messages.optional_position(message, "after")
         async with aclosing(self._verification.watch_revocations(request, org, after)) as feed:

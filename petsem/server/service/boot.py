@@ -18,18 +18,20 @@ import msgspec
 
 from petsem import limits
 from petsem.crypto.keys import Purpose
-from petsem.errors import limited, not_found
+from petsem.errors import PetsemError, limited, not_found
 from petsem.model import Position, Role, check_secret_name
 from petsem.secretbytes import SecretBytes
 from petsem.server import sql
 from petsem.server.auth import Authenticator, Names, Principal, Request
 from petsem.server.bundles import Bundles
 from petsem.server.changes import POSITION, Changes
-from petsem.server.database import ReadPool
+from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource
 from petsem.server.keys import Owner
 from petsem.server.policy import SECRETS_READ
-from petsem.server.service.waiting import check_fence, stale_version, until_fresh
+from petsem.server.service.staleness import check_boot
+from petsem.server.service.waiting import check_durable, check_fence, until_fresh
+from petsem.server.stale import stale_version
 from petsem.server.store import secrets as rows
 from petsem.server.store.secrets import SecretRow
 from petsem.server.store.tokens import ISSUED_COLUMNS, ISSUED_JOINS, IssuedRow
@@ -48,6 +50,7 @@ _JOINS: Final = (
 )
 _HEAD: Final = f"SELECT {_COLUMNS}{_JOINS}"
 _HEAD_COLUMNS: Final = 9
+_APP_ID: Final = 4
 _HEAD_AND_TOKEN: Final = (
     f"SELECT {_COLUMNS}, {ISSUED_COLUMNS}{_JOINS} LEFT JOIN root_keys r ON r.id = ?1{ISSUED_JOINS}"
 )
@@ -63,6 +66,7 @@ class Fetch(msgspec.Struct, frozen=True):
     min_position: Position | None = None
     names: tuple[str, ...] = ()
     known_etag: bytes = b""
+    durable: bool = False
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -128,6 +132,8 @@ class Boot:
         around it. None where more has to be read, or the answer is a refusal to be worded."""
         if asked.version or asked.names or asked.min_position is not None:
             return None
+        if asked.durable or self._freshness.leader_is_quiet():
+            return None
         presented = self._auth.seen_before(request)
         if presented is None:
             return None
@@ -137,6 +143,8 @@ class Boot:
             found = sql.rows(db, _HEAD_AND_TOKEN, ids)[0]
             issued = IssuedRow(*found[_HEAD_COLUMNS:])
             if issued.envelope is None or issued.grandparent is not None:
+                return None
+            if found[_APP_ID] is None and asked.min_version:
                 return None
             principal = self._auth.authorize_row(
                 db, presented, issued, request, SECRETS_READ, names
@@ -150,9 +158,21 @@ class Boot:
         return None if opened is None else _fetched(head, head.version, asked, principal, *opened)
 
     def _read(self, db: apsw.Connection, principal: Principal, asked: Fetch) -> Fetched:
-        head = _head(db, asked.org, asked.app)
         if asked.min_position is not None:
-            check_fence(db, head.position, asked.min_position)
+            check_fence(db, read_position(db), asked.min_position)
+        try:
+            head = _head(db, asked.org, asked.app)
+        except PetsemError:
+            # On a replica the app may be about to come.
+            wanted = max(asked.min_version, asked.version)
+            if wanted and self._freshness.role is not Role.LEADER:
+                raise stale_version(0, wanted) from None
+            raise
+        org_id = head.owner.org
+        assert org_id is not None
+        check_boot(db, self._freshness, org_id, head.position)
+        if asked.durable:
+            check_durable(self._freshness.at(head.position))
         if asked.min_version > head.version:
             raise stale_version(head.version, asked.min_version)
         if asked.version > head.version:

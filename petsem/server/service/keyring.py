@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import apsw
@@ -27,11 +27,14 @@ from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
 from petsem.server.rewrapping import data_keys
 from petsem.server.service.data_keys import DataKeys
+from petsem.server.service.durability import NO_FOLLOWERS, Followers
+from petsem.server.service.reports import lacking_kek, nodes_behind
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import keyring as rows
 from petsem.server.store.keyring import KekRow
 from petsem.server.writer import Txn, Writer
 from petsem.wire import http
+from petsem.wire import petsem_pb2 as pb
 
 _ID: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _STATES: Final = ("primary", "waiting", "retired")
@@ -50,7 +53,9 @@ class KeyringService:
         keys: Keys,
         source: KeyringSource,
         load: Callable[[KeyringSource], Keyring] = load_keyring,
+        followers: Followers = NO_FOLLOWERS,
     ) -> None:
+        self._followers = followers
         self._writes = writes
         self._pool = pool
         self._keys = keys
@@ -83,6 +88,7 @@ class KeyringService:
         """Wrap new data keys with this KEK from now on.
 
         `force` is for other nodes that lack the key; this one has to wrap with it and never may.
+        The answer names those in `lacking`.
         """
         kek_id = _check_id(key_id)
         await self.reload()
@@ -93,6 +99,12 @@ class KeyringService:
                 raise conflict(
                     f"this node does not hold the {kek.purpose} key {key_id}; "
                     f"add it to {self._source}, then promote it{self._why_not_reloaded()}"
+                )
+            lacking = lacking_kek(self._followers.reports(), kek.purpose, kek.id)
+            if lacking and not force:
+                raise conflict(
+                    f"live nodes lack the {kek.purpose} key {key_id}: {_named(lacking)}; add it to "
+                    "their keyrings first, or use --force and they will fail"
                 )
             if kek.state != "primary":
                 rows.add_waiting(txn.db, kek.purpose, kek.id)
@@ -115,6 +127,12 @@ class KeyringService:
             if wraps:
                 raise conflict(
                     f"{key_id} still wraps {data_keys(wraps)}; run 'petsem keyring rewrap' first"
+                )
+            behind = nodes_behind(self._followers.reports())
+            if behind:
+                raise conflict(
+                    f"live nodes are behind and may still need {key_id}: {_named(behind)}; retire "
+                    "it when they have caught up"
                 )
             rows.add_waiting(txn.db, kek.purpose, kek.id)
             rows.set_state(txn.db, kek, "retired")
@@ -161,6 +179,10 @@ class KeyringService:
             state=kek.state,
             held=self._keys.keyring.get(kek.purpose, kek.id) is not None,
             wraps=rows.count_wrapped(db, kek.purpose, kek.id),
+            lacking=[
+                report.node
+                for report in lacking_kek(self._followers.reports(), kek.purpose, kek.id)
+            ],
         )
 
     def _find(self, db: apsw.Connection, kek_id: bytes) -> KekRow:
@@ -179,6 +201,10 @@ class KeyringService:
 
     def _why_not_reloaded(self) -> str:
         return "" if self.last_error is None else f" (not read again: {self.last_error})"
+
+
+def _named(reports: Sequence[pb.NodeReport]) -> str:
+    return ", ".join(f"{report.node} in {report.region}" for report in reports)
 
 
 def _check_id(key_id: str) -> bytes:

@@ -57,7 +57,7 @@ def _require_actions(
                 Detail(reason=Reason.CAVEAT.value),
             )
         try:
-            auth.clear(principal.token, Rule(action), Names(org), principal.ip)
+            auth.clear(principal.token, Rule(action), Names(org), principal.ip, principal.region)
         except TokenRefused as refused:
             raise PetsemError(
                 Code.DENIED,

@@ -18,14 +18,14 @@ from msgspec.structs import replace
 from petsem.clock import rfc3339
 from petsem.crypto.keys import random_id
 from petsem.errors import PetsemError, conflict, not_found
-from petsem.model import check_app, check_org
+from petsem.model import Position, check_app, check_org
 from petsem.server.auth import Principal
 from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
 from petsem.server.keys import Keys
 from petsem.server.service import settings
 from petsem.server.service.tokens import add_root_key
-from petsem.server.service.writes import Call, Writes, owned_by
+from petsem.server.service.writes import COPIES, Call, Writes, owned_by
 from petsem.server.store import orgs as rows
 from petsem.server.store import purging
 from petsem.server.store.orgs import AppRow, OrgRow
@@ -34,6 +34,7 @@ from petsem.wire import http
 
 log = structlog.get_logger(__name__)
 
+_Purge = Callable[[apsw.Connection, int, int], int]
 UNDELETE_MS: Final = 7 * 24 * 3600 * 1000
 _PUT_OFF: Final = (
     "it is deleted for good, but the node could not remove all of it now (see its log) and goes on "
@@ -95,8 +96,8 @@ class Orgs:
             rows.mark_org(txn.db, org, txn.now_ms, deletion.purge_at)
             return deletion
 
-        done, _ = await self._writes.once(principal, call, owned_by(None), _Deletion, job)
-        return await self._purge(purging.purge_org, done) if now else done.reply
+        done, position = await self._writes.once(principal, call, owned_by(None), _Deletion, job)
+        return await self._gone(purging.purge_org if now else None, done, position)
 
     async def undelete_org(self, principal: Principal, call: Call, name: str) -> http.Org:
         """Bring a softly deleted org back."""
@@ -171,8 +172,9 @@ class Orgs:
             rows.mark_app(txn.db, app, txn.now_ms, deletion.purge_at)
             return deletion
 
-        done, _ = await self._writes.once(principal, call, owned_by(org_name), _Deletion, job)
-        return await self._purge(purging.purge_app, done) if now else done.reply
+        owner = owned_by(org_name)
+        done, position = await self._writes.once(principal, call, owner, _Deletion, job)
+        return await self._gone(purging.purge_app if now else None, done, position)
 
     async def undelete_app(
         self, principal: Principal, call: Call, org_name: str, name: str
@@ -191,9 +193,12 @@ class Orgs:
         done, _ = await self._writes.once(principal, call, owned_by(org_name), http.App, job)
         return done
 
-    async def _purge(
-        self, piece: Callable[[apsw.Connection, int, int], int], of: _Deletion
-    ) -> http.Deleted:
+    async def _gone(self, purge: _Purge | None, done: _Deletion, at: Position) -> http.Deleted:
+        """The reply to a deletion that was committed at `at`."""
+        reply = done.reply if purge is None else await self._purge(purge, done)
+        return replace(reply, durability=await self._writes.spread(at))
+
+    async def _purge(self, piece: _Purge, of: _Deletion) -> http.Deleted:
         """Remove what was deleted for good, and the reply. If this is cut short, housekeeping ends
         it."""
         try:
@@ -226,10 +231,7 @@ def _is_due(row: OrgRow | AppRow, now_ms: int) -> bool:
 def _delete(txn: Txn, row: int, what: str, now: bool) -> _Deletion:
     deleted_at = rfc3339(txn.now_ms)
     if now:
-        message = (
-            "it is gone from this node's database; copies in backups made before now last as long "
-            "as those backups"
-        )
+        message = f"it is gone from this node's database; {COPIES}"
         return _Deletion(row, txn.now_ms, http.Deleted(deleted_at, None, message))
     purge_at = txn.now_ms + UNDELETE_MS
     until = rfc3339(purge_at)

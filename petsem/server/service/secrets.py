@@ -28,7 +28,7 @@ from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource, to_http
 from petsem.server.keys import Keys, Owner
 from petsem.server.service.settings import durability_setting
-from petsem.server.service.writes import Call, Writes, durability, owned_by
+from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import secrets as rows
 from petsem.server.store.orgs import AppRow
@@ -159,7 +159,7 @@ class Secrets:
             return _Written(version, written, list(batch.unset), wish)
 
         done, position = await self._writes.once(principal, call, owned_by(org), _Written, job)
-        return _patched(done, position)
+        return await self._patched(done, position)
 
     async def rollback(
         self, principal: Principal, call: Call, org: str, app: str, body: http.Rollback
@@ -201,7 +201,16 @@ class Secrets:
             return _Written(version, changed, sorted(gone), wish)
 
         done, position = await self._writes.once(principal, call, owned_by(org), _Written, job)
-        return _patched(done, position)
+        return await self._patched(done, position)
+
+    async def _patched(self, done: _Written, position: Position) -> http.SecretsPatched:
+        return http.SecretsPatched(
+            version=done.version,
+            position=str(position),
+            durability=await self._writes.durability(done.durability, position),
+            set=done.set,
+            unset=done.unset,
+        )
 
     async def destroy(
         self, principal: Principal, call: Call, org: str, app: str, body: http.Destroy
@@ -225,6 +234,7 @@ class Secrets:
             destroyed=done.destroyed,
             position=str(position),
             message=gone,
+            durability=await self._writes.spread(position),
         )
 
     def _destroy_all(
@@ -418,13 +428,3 @@ def _destroy_one(txn: Txn, app: AppRow, names: list[str], version: int) -> _Dest
         gone = rows.destroy(txn.db, app.id, name, row.sealed_at)
         destroyed.append(http.DestroyedSecret(name=name, versions=sorted(gone)))
     return _Destroyed(app.version, destroyed)
-
-
-def _patched(done: _Written, position: Position) -> http.SecretsPatched:
-    return http.SecretsPatched(
-        version=done.version,
-        position=str(position),
-        durability=durability(done.durability),
-        set=done.set,
-        unset=done.unset,
-    )

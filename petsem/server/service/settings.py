@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import apsw
@@ -15,14 +16,23 @@ BOOT_MAX_STALENESS_DEFAULT_S: Final = 24 * 3600
 BOOT_MAX_STALENESS_MAX_S: Final = 30 * 24 * 3600
 
 
+def boot_max_staleness_s(db: apsw.Connection, org_id: int) -> int:
+    """How long an org's boot reads are served without word from the leader."""
+    return _staleness_s(orgs.read_settings(db, org_id))
+
+
 def effective(db: apsw.Connection, org_id: int) -> http.Settings:
     """The settings in force, defaults filled in."""
     stored = orgs.read_settings(db, org_id)
-    staleness = stored.get("boot_max_staleness_s")
     return http.Settings(
         durability=durability_setting(stored.get("durability")),
-        boot_max_staleness_s=BOOT_MAX_STALENESS_DEFAULT_S if staleness is None else int(staleness),
+        boot_max_staleness_s=_staleness_s(stored),
     )
+
+
+def _staleness_s(stored: Mapping[str, str]) -> int:
+    seconds = stored.get("boot_max_staleness_s")
+    return BOOT_MAX_STALENESS_DEFAULT_S if seconds is None else int(seconds)
 
 
 def durability_setting(stored: str | None) -> http.DurabilityWish:

@@ -16,17 +16,23 @@ from petsem import __version__
 from petsem.clock import rfc3339
 from petsem.crypto.keys import Purpose
 from petsem.errors import PetsemError
-from petsem.server import sql
+from petsem.model import Position, Role
 from petsem.server.database import ReadPool, read_position
 from petsem.server.datadir import DataDir, NodeIdentity
 from petsem.server.freshness import FreshnessSource
 from petsem.server.keyring_source import KeyringSource, warn_if_inside
 from petsem.server.keys import Keys
+from petsem.server.service.durability import NO_FOLLOWERS, Followers
 from petsem.server.service.keyring import KeyringService
+from petsem.server.service.reports import as_status, held_keks, unheard
 from petsem.server.space import Space
 from petsem.server.store import keyring as rows
+from petsem.server.store import nodes
+from petsem.server.store.nodes import NodeRow
 from petsem.server.writer import Writer
 from petsem.wire import http
+from petsem.wire import petsem_pb2 as pb
+from petsem.wire.errors import position_to_protobuf
 
 _WITHOUT: Final = {
     Purpose.SECRETS: "it cannot read or write the values that the key protects",
@@ -50,7 +56,9 @@ class StatusService:
         keyring: KeyringService,
         space: Space,
         freshness: FreshnessSource,
+        followers: Followers = NO_FOLLOWERS,
     ) -> None:
+        self._followers = followers
         self._datadir = datadir
         self._identity = identity
         self._pool = pool
@@ -60,11 +68,14 @@ class StatusService:
         self._keyring = keyring
         self._space = space
         self._freshness = freshness
+        self._view = freshness.view
         self.draining = False
         """Set when the node begins to stop."""
 
     def ready(self) -> list[str]:
         """Why this node should not be asked; empty if it should."""
+        if self._has_nothing():
+            return self._reasons([])
         try:
             with self._pool.reading() as db:
                 lacking = self._lacking(db)
@@ -74,65 +85,123 @@ class StatusService:
 
     def warnings(self) -> list[str]:
         """What an operator should look after, with the reasons for not being ready first."""
+        if self._has_nothing():
+            return [*self._reasons([]), *self._warnings([])]
         with self._pool.reading() as db:
             lacking = self._lacking(db)
         return [*self._reasons(lacking), *self._warnings(lacking)]
 
     def status(self) -> http.Status:
-        """This node, with what is wrong with it."""
-        with self._pool.snapshot() as db:
-            position = read_position(db)
-            lacking = self._lacking(db)
-            addresses = sql.one(
-                db, "SELECT http, grpc FROM nodes WHERE id = ?", (self._identity.node_id,)
-            )
+        """Every node, as far as it is known here, by id; what is wrong with this one."""
+        own, members = self._own()
+        reports = {**self._view.reports, **self._followers.reports()}
+        reports.pop(own.node, None)
+        now_ms = self._freshness.clock.unix_ms()
+        leader_at = self._leader_at()
+        found = {own.node: own}
+        for node_id, report in reports.items():
+            found[node_id] = as_status(report, members.get(node_id), leader_at, now_ms)
+        for node_id, row in members.items():
+            found.setdefault(node_id, unheard(row))
+        return http.Status(
+            cluster=self._identity.cluster_id.hex(),
+            nodes=[found[node_id] for node_id in sorted(found)],
+        )
+
+    def report(self) -> pb.NodeReport:
+        """This node, as it tells the others each second."""
+        own, _ = self._own()
+        view = self._view
+        position = None if own.position is None else Position.parse(own.position)
+        at = None if position is None else position_to_protobuf(position)
+        return pb.NodeReport(
+            node=own.node,
+            region=own.region,
+            version=own.version,
+            # What is applied is in the log, or the WAL, before.
+            durable=at,
+            applied=at,
+            lag_ms=None if own.lag_ms is None else min(own.lag_ms, 2**32 - 1),
+            last_error=own.last_error or "",
+            keks=held_keks(self._keys.keyring),
+            path=view.path,
+            ready=own.ready,
+            warnings=own.warnings,
+            at_ms=self._freshness.clock.unix_ms(),
+        )
+
+    def _own(self) -> tuple[http.NodeStatus, dict[str, NodeRow]]:
+        """This node, and the members that it knows of."""
+        members: dict[str, NodeRow] = {}
+        lacking: list[tuple[Purpose, str]] = []
+        position: Position | None = None
+        if not self._has_nothing():
+            with self._pool.snapshot() as db:
+                position = read_position(db)
+                lacking = self._lacking(db)
+                members = {row.id: row for row in nodes.every(db)}
+        view = self._view
+        row = members.get(self._identity.node_id)
         reasons = self._reasons(lacking)
-        freshness = self._freshness.at(position)
-        leads = freshness.lag_ms == 0
-        node = http.NodeStatus(
+        own = http.NodeStatus(
             node=self._identity.node_id,
             region=self._identity.region,
-            role=freshness.role.name.lower(),  # type: ignore[arg-type]
-            epoch=position.epoch,
-            position=str(position),
-            lag_transactions=0 if leads else None,
-            lag_ms=freshness.lag_ms,
-            last_error=self._writer.last_error,
+            role=view.role.name.lower(),  # type: ignore[arg-type]
+            epoch=None if position is None else position.epoch,
+            position=None if position is None else str(position),
+            lag_transactions=view.lag_transactions(),
+            lag_ms=view.lag_ms(),
+            last_error=self._last_error(),
             version=__version__,
             ready=not reasons,
             warnings=[*reasons, *self._warnings(lacking)],
-            http="" if addresses is None else addresses[0],
-            grpc="" if addresses is None else addresses[1],
+            http="" if row is None else row.http,
+            grpc="" if row is None else row.grpc,
+            source=view.path[1] if len(view.path) > 1 else None,
+            heard_ms_ago=0,
         )
-        return http.Status(cluster=self._identity.cluster_id.hex(), nodes=[node])
+        return own, members
+
+    def _leader_at(self) -> Position | None:
+        if self._view.role is not Role.LEADER:
+            return self._view.leader_position
+        with self._pool.reading() as db:
+            return read_position(db)
+
+    def _has_nothing(self) -> bool:
+        """Whether this node has no data that could be read: its database may not even have
+        tables."""
+        return not self._view.synced and self._view.role is not Role.LEADER
+
+    def _last_error(self) -> str | None:
+        return self._view.problem or self._writer.last_error
 
     def nodes(self) -> http.NodeList:
         """The cluster's nodes and their addresses."""
         with self._pool.reading() as db:
-            found = sql.rows(
-                db,
-                "SELECT id, region, voter, joined_at, http, grpc, peer FROM nodes ORDER BY id",
-            )
+            found = nodes.every(db)
         return http.NodeList(
             nodes=[
                 http.NodeInfo(
-                    node=node_id,
-                    region=region,
-                    voter=voter == 1,
-                    joined_at=rfc3339(joined_at),
-                    http=http_address,
-                    grpc=grpc_address,
-                    peer=peer,
+                    node=row.id,
+                    region=row.region,
+                    voter=row.voter,
+                    joined_at=rfc3339(row.joined_at),
+                    http=row.http,
+                    grpc=row.grpc,
+                    peer=row.peer,
                 )
-                for node_id, region, voter, joined_at, http_address, grpc_address, peer in found
+                for row in found
             ]
         )
 
     def _reasons(self, lacking: list[tuple[Purpose, str]]) -> list[str]:
         reasons = [message for purpose, message in lacking if purpose is Purpose.TOKENS]
+        if self._has_nothing():
+            reasons.append("this node has not received its data yet")
         if self.draining:
             reasons.append("the node is stopping")
-        elif not self._writer.running:
+        elif self._view.role is Role.LEADER and not self._writer.running:
             reasons.append("the writer cannot open the database; see the node's log")
         return reasons
 
@@ -151,6 +220,8 @@ class StatusService:
 
     def _warnings(self, lacking: list[tuple[Purpose, str]]) -> list[str]:
         warnings = [message for purpose, message in lacking if purpose is not Purpose.TOKENS]
+        if not self._has_nothing() and self._freshness.leader_is_quiet():
+            warnings.append("the leader is not heard; reads are answered from what was received")
         if self._keyring.last_error is not None:
             warnings.append(f"the keyring was not read again: {self._keyring.last_error}")
         file = self._source.file

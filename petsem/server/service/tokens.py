@@ -25,7 +25,7 @@ from petsem.server.database import ReadPool
 from petsem.server.keys import CLUSTER, Keys, Owner
 from petsem.server.service.kinds import kind_for
 from petsem.server.service.minting import caveats_for, check_label, expiry_ms
-from petsem.server.service.writes import Call, Writes, durability, owned_by
+from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
 from petsem.server.store.tokens import TokenRow
@@ -174,7 +174,7 @@ class Tokens:
             id=done.nonce,
             revoked_at=rfc3339(done.revoked_at),
             position=str(position),
-            durability=durability("local"),
+            durability=await self._writes.spread(position),
         )
 
     def list(self, org: str | None, after: str | None, limit: int) -> http.TokenList:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import apsw
 
-from petsem.errors import Code, Detail, PetsemError, not_found
+from petsem.errors import PetsemError, not_found
 from petsem.model import Freshness, Position, Role, check_secret_name
 from petsem.server.auth import Principal
 from petsem.server.bundles import Bundles
@@ -21,7 +21,9 @@ from petsem.server.changes import POSITION, Changes
 from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource, to_http
 from petsem.server.keys import Keys
-from petsem.server.service.waiting import check_fence, stale_version, until_fresh
+from petsem.server.service.staleness import check_boot
+from petsem.server.service.waiting import check_durable, check_fence, until_fresh
+from petsem.server.stale import stale_version
 from petsem.server.store import orgs
 from petsem.server.store import secrets as rows
 from petsem.server.store.orgs import AppRow
@@ -60,9 +62,19 @@ async def values(
     def read() -> http.SecretValues:
         with pool.snapshot() as db:
             principal = authorize(db)
-            org_row, app_row = orgs.get_app(db, wanted.org, wanted.app)
             fresh = freshness.at(read_position(db))
-            _check_fences(db, wanted, app_row, fresh)
+            if wanted.min_position is not None:
+                check_fence(db, fresh.position, wanted.min_position)
+            try:
+                org_row, app_row = orgs.get_app(db, wanted.org, wanted.app)
+            except PetsemError:
+                # On a replica the app may be about to come.
+                least = max(wanted.min_version, wanted.version)
+                if least and fresh.role is not Role.LEADER:
+                    raise stale_version(0, least) from None
+                raise
+            check_boot(db, freshness, org_row.id, fresh.position)
+            _check_fences(wanted, app_row, fresh)
             owner = app_row.owner(org_row.uid)
             chosen = _choose(db, wanted, app_row, principal)
             found = {row.name: _as_json(bundles.value(db, owner, row)) for row in chosen}
@@ -76,28 +88,15 @@ async def values(
     return await until_fresh(changes, POSITION, read)
 
 
-def _check_fences(db: apsw.Connection, wanted: Wanted, app: AppRow, fresh: Freshness) -> None:
-    if wanted.min_position is not None:
-        check_fence(db, fresh.position, wanted.min_position)
-    if wanted.durable and not _is_replicated(fresh):
-        raise PetsemError(
-            Code.STALE,
-            "what this node holds is not yet known to survive a failover; ask again shortly",
-            Detail(have=fresh.replicated, need=fresh.position),
-        )
+def _check_fences(wanted: Wanted, app: AppRow, fresh: Freshness) -> None:
+    if wanted.durable:
+        check_durable(fresh)
     if wanted.min_version > app.version:
         raise stale_version(app.version, wanted.min_version)
     if wanted.version > app.version:
         if fresh.role is Role.LEADER:
             raise not_found(f"{wanted.org}/{wanted.app} has no version {wanted.version} yet")
         raise stale_version(app.version, wanted.version)
-
-
-def _is_replicated(fresh: Freshness) -> bool:
-    held = fresh.replicated
-    if held is None:
-        return False
-    return (held.epoch, held.txid) >= (fresh.position.epoch, fresh.position.txid)
 
 
 def _choose(

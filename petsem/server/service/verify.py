@@ -19,7 +19,9 @@ from petsem.model import Position, check_org
 from petsem.server.auth import Authenticator, Names, Request, Verified
 from petsem.server.changes import REVOCATIONS, Changes
 from petsem.server.database import ReadPool, read_position
+from petsem.server.freshness import FreshnessSource
 from petsem.server.policy import TOKENS_VERIFY
+from petsem.server.service.staleness import check_verdict
 from petsem.server.service.waiting import check_fence
 from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
@@ -64,8 +66,10 @@ class Verification:
         pool: ReadPool,
         auth: Authenticator,
         changes: Changes,
+        freshness: FreshnessSource,
         streams_max: int = limits.GRPC_STREAMS_MAX,
     ) -> None:
+        self._freshness = freshness
         self._pool = pool
         self._auth = auth
         self._changes = changes
@@ -81,6 +85,8 @@ class Verification:
             asked = dict.fromkeys(item.access["org"] for item in items)
             self.authorize(db, request, asked or (None,))
             position = read_position(db)
+            for item in items:
+                self._check_age(item, position)
             return [self._decide(db, item, position, None) for item in items]
 
     def can(self, request: Request, item: VerifyItem, now_s: int | None = None) -> Verdict:
@@ -88,14 +94,19 @@ class Verification:
         check_access(item.access)
         with self._pool.snapshot() as db:
             self.authorize(db, request, {item.access["org"]})
-            return self._decide(db, item, read_position(db), now_s)
+            position = read_position(db)
+            self._check_age(item, position)
+            return self._decide(db, item, position, now_s)
+
+    def _check_age(self, item: VerifyItem, position: Position) -> None:
+        check_verdict(self._freshness, item.max_staleness_s, position)
 
     def authorize(self, db: apsw.Connection, request: Request, names: Iterable[str | None]) -> None:
         """Whoever asks must be allowed to verify for every one of these orgs; None means all."""
         token = self._auth.identify(db, request)
         try:
             for org in names:
-                self._auth.clear(token, TOKENS_VERIFY, Names(org), request.ip)
+                self._auth.clear(token, TOKENS_VERIFY, Names(org), request.ip, request.region)
         except TokenRefused as refused:
             raise refused.as_error() from None
 

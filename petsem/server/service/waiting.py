@@ -14,9 +14,10 @@ from typing import Final, TypeVar
 import apsw
 
 from petsem.errors import Code, Detail, PetsemError
-from petsem.model import Position
+from petsem.model import Freshness, Position
 from petsem.server import sql
 from petsem.server.changes import Changes
+from petsem.server.stale import stale_position
 
 T = TypeVar("T")
 
@@ -25,24 +26,6 @@ WAIT_S: Final = 2.0
 _PAUSE_MAX_S: Final = 0.25
 _ORIGIN: Final = (0, 0)
 """Before everything, on every branch."""
-
-
-def stale_position(have: Position, need: Position) -> PetsemError:
-    """The node has not reached what was asked for."""
-    return PetsemError(
-        Code.STALE,
-        f"this node is at {have} and has not reached {need}; ask another node, or later",
-        Detail(have=have, need=need),
-    )
-
-
-def stale_version(have: int, need: int) -> PetsemError:
-    """The app's version on this node is older than what was asked for."""
-    return PetsemError(
-        Code.STALE,
-        f"this node has version {have} of the app, not yet {need}; ask another node, or later",
-        Detail(have_version=have, need_version=need),
-    )
 
 
 def check_fence(db: apsw.Connection, have: Position, need: Position) -> None:
@@ -65,18 +48,30 @@ def check_fence(db: apsw.Connection, have: Position, need: Position) -> None:
         )
 
 
+def check_durable(fresh: Freshness) -> None:
+    """Raise `stale` while what was read is not known to survive a failover."""
+    held, at = fresh.replicated, fresh.position
+    if held is None or (held.epoch, held.txid) < (at.epoch, at.txid):
+        raise PetsemError(
+            Code.STALE,
+            "what this node holds is not yet known to survive a failover; ask again shortly",
+            Detail(have=held, need=at),
+        )
+
+
 async def until_fresh(
     changes: Changes, topic: Hashable, read: Callable[[], T], wait_s: float = WAIT_S
 ) -> T:
     """`read()`, again after changes while it says `stale`, for at most `wait_s` seconds.
 
-    It waits longer and longer between two looks, so that those who wait cost a bounded number of
+    Only what may come with the next transactions is waited for, and no age. The pauses between
+    two looks become longer and longer, so that those who wait cost a bounded number of
     them each, however often the node commits.
     """
     try:
         return read()
     except PetsemError as e:
-        if e.code is not Code.STALE:
+        if not _may_come(e):
             raise
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
@@ -87,10 +82,15 @@ async def until_fresh(
             try:
                 return read()
             except PetsemError as e:
-                if e.code is not Code.STALE or loop.time() >= deadline_s:
+                if not _may_come(e) or loop.time() >= deadline_s:
                     raise
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline_s):
                     await event.wait()
                     await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s + 0.002, _PAUSE_MAX_S)
+
+
+def _may_come(error: PetsemError) -> bool:
+    detail = error.detail
+    return error.code is Code.STALE and (detail.need is not None or detail.need_version is not None)

@@ -22,6 +22,7 @@ from petsem.model import Position
 from petsem.server import sql
 from petsem.server.auth import Authenticator, Principal
 from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.service.durability import NO_FOLLOWERS, REMOVAL_WAIT_S, Followers, durability
 from petsem.server.store import orgs
 from petsem.server.writer import Txn, Writer
 from petsem.wire import http
@@ -29,6 +30,11 @@ from petsem.wire import http
 T = TypeVar("T", bound=msgspec.Struct)
 
 KEPT_MS: Final = 24 * 3600 * 1000
+COPIES: Final = (
+    "sealed copies stay in the transaction log of each node for up to 7 days, and in backups made "
+    "before now as long as those last"
+)
+"""Where values may still be after they were destroyed."""
 _PIECES: Final = 8
 
 
@@ -46,7 +52,14 @@ class Call:
 class Writes:
     """Runs jobs in the writer on behalf of a principal."""
 
-    def __init__(self, writer: Writer, keys: Keys, auth: Authenticator) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        keys: Keys,
+        auth: Authenticator,
+        followers: Followers = NO_FOLLOWERS,
+    ) -> None:
+        self._followers = followers
         self._writer = writer
         self._keys = keys
         self._auth = auth
@@ -80,6 +93,19 @@ class Writes:
 
         return await self._writer.submit(run)
 
+    async def durability(
+        self, wish: http.DurabilityWish, position: Position
+    ) -> http.DurabilityReport:
+        """Wait until a committed write is where it was wished to be, for a while; what is true of
+        it then."""
+        return await durability(self._followers, wish, position)
+
+    async def spread(self, position: Position) -> http.DurabilityReport:
+        """The same for what takes authority or values away: one other node, if one is there."""
+        connected = self._followers.connected
+        wish: http.DurabilityWish = http.ReplicatedDurability(1) if connected else "local"
+        return await durability(self._followers, wish, position, REMOVAL_WAIT_S)
+
     async def in_pieces(self, piece: Callable[[Txn], int]) -> None:
         """The rest of a write that would be too long for one transaction: `piece` again and again,
         a few times in each of many transactions, until it finds nothing more to do."""
@@ -94,14 +120,13 @@ class Writes:
         """After values were destroyed: see that the overwritten pages are on the disk. A sentence
         for whoever asked, which says where copies may still be."""
         if await self._writer.scrub():
-            return (
-                "it is gone from this node's database; copies in backups made before now last as "
-                "long as those backups"
+            gone = "it is gone from this node's database"
+        else:
+            gone = (
+                "it is deleted; sealed copies stay in the write-ahead log until whoever reads the "
+                "database lets go of it"
             )
-        return (
-            "it is deleted; sealed copies stay in the write-ahead log until whoever reads the "
-            "database lets go of it, and in backups made before now as long as those last"
-        )
+        return f"{gone}; {COPIES}"
 
     def _recall(
         self, txn: Txn, principal: Principal, call: Call, owner: Owner, outcome: type[T]
@@ -174,8 +199,3 @@ def _check_key(key: str | None) -> None:
         0 < len(key) <= limits.IDEMPOTENCY_KEY_MAX_CHARS and key.isascii() and key.isprintable()
     ):
         raise invalid("an Idempotency-Key is 1 to 128 printable ASCII characters")
-
-
-def durability(wish: http.DurabilityWish) -> http.DurabilityReport:
-    """What is true of a write that this node has committed and synced, and nobody else holds."""
-    return http.DurabilityReport(asked=wish, met=wish == "local", replicated_to=[])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,3 +218,19 @@ def test_what_is_no_data_directory(tmp_path: Path) -> None:
         name, *rest = command
         result = run("log", name, str(tmp_path), *rest)
         assert (result.exit_code, "is not a Petsem data directory" in result.stderr) == (2, True)
+
+
+def test_without_the_server_extra(monkeypatch: pytest.MonkeyPatch, node: Path) -> None:
+    """One sentence says what to install."""
+    real = builtins.__import__
+
+    def missing(name: str, *rest: Any, **more: Any) -> Any:
+        if name.startswith("petsem.replication."):
+            raise ModuleNotFoundError("No module named 'lz4'", name="lz4")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    for arguments in (("list",), ("verify",), ("export", "out")):
+        name, *rest = arguments
+        result = run("log", name, str(node), *rest)
+        assert (result.exit_code, "pip install 'petsem[server]'" in result.stderr) == (1, True)

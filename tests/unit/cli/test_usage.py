@@ -64,6 +64,9 @@ def test_every_command_of_this_version_is_there() -> None:
         "keyring retire",
         "keyring rewrap",
         "keyring rotate-data",
+        "log export",
+        "log list",
+        "log verify",
         "node invite",
         "node list",
         "node remove",
@@ -157,7 +160,12 @@ def test_no_mistake_is_repeated(
             assert "hunter2" not in text, (path, arguments)
 
 
-WRITES_TO = frozenset({"init", "serve", "check", "operator recover", "keyring generate"})
+WRITES_TO = frozenset(
+    {
+        *("init", "serve", "check", "operator recover", "keyring generate"),
+        *("log export", "log list", "log verify"),
+    }
+)
 
 
 @pytest.mark.parametrize("group", ["", "secrets", "token"])

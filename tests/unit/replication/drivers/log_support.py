@@ -99,6 +99,9 @@ def everything(log: TransactionLog) -> tuple[dict[int, bytes], list[Damage]]:
                 assert record is not None
                 found[info.min_txid] = record.data
         except DamagedRecord as error:
-            damage += log.quarantine(error.txid)
+            met = log.quarantine(error.txid)
+            if not met:
+                raise
+            damage += met
         else:
             return found, damage

@@ -368,19 +368,61 @@ def test_a_step_fails_while_damage_is_mended_in_use(
         if which == 1:
             flip(path, 20)
         ops.left = at
-        try:
+        with contextlib.suppress(OSError):
             log.quarantine(lost)
-        except OSError:
-            ops.heal()
+        ops.heal()
+        if at % 2:
             mended(directory, log, files, [lost])
-            at += 1
         else:
-            ops.heal()
-            mended(directory, log, files, [lost])
-            if not ops.failed:
-                break
-            at += 1
+            # Or he gives up what follows, and nothing of it comes back.
+            fork = log.position_of(segments[0].base.txid + 2)
+            assert fork is not None
+            log.cut_after(fork)
+            assert (log.end, log.gaps) == (fork, ())
+            log = opened(directory, ops=Quick())
+            assert (log.end, log.gaps, contents(log)) == (fork, (), files[: fork.txid])
+        if not ops.failed:
+            break
+        at += 1
     assert at > 12
+
+
+def test_what_cannot_be_mended_goes_back_too(tmp_path: Path) -> None:
+    """A sync that fails while the traces of a failed append are removed is a failed sync."""
+    ops = Failing(1_000_000, only="write")
+    log, chain = opened(tmp_path, ops=ops), Chain()
+    files = filled(log, chain, 2)
+    log.sync()
+    end = chain.at
+    filled(log, chain, 2)
+    ops.left = 0
+    with pytest.raises(OSError, match="quoted"):
+        log.append(1, chain.next())
+    ops.left, ops.only = 0, "fsync"
+    with pytest.raises(OSError, match="quoted"):
+        log.sync()
+    assert (log.end, log.synced, contents(log)) == (end, end, files)
+    filled(log, Chain(end), 1)
+    assert len(contents(log)) == 3
+
+
+def test_a_cut_is_on_the_disk_before_the_seal_is_written(tmp_path: Path) -> None:
+    """If only the seal came through, what it overwrote would look like damage."""
+    steps: list[str] = []
+
+    class Watching(Quick):
+        def __getattribute__(self, name: str) -> Any:
+            if name in _STEPS:
+                steps.append(name)
+            return super().__getattribute__(name)
+
+    log, chain = opened(tmp_path, ops=Watching()), Chain()
+    filled(log, chain, 2)
+    fork = chain.at
+    filled(log, chain, 2)
+    steps.clear()
+    log.cut_after(fork)
+    assert steps == ["truncate", "fsync", "write", "truncate", "fsync"]
 
 
 class Crash(BaseException):

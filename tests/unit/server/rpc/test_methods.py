@@ -19,7 +19,8 @@ async def test_the_methods_are_those_of_the_schema_and_of_the_policy(world: Worl
             method.input_type.full_name,
             method.server_streaming,
         )
-        for service in pb.DESCRIPTOR.services_by_name.values()
+        for name, service in pb.DESCRIPTOR.services_by_name.items()
+        if name in ("Secrets", "Tokens")
         for method in service.methods
     }
     unary = {m.path: (m.request.DESCRIPTOR.full_name, False) for m in methods.unary}

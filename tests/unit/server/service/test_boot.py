@@ -12,11 +12,12 @@ import pytest
 import structlog
 
 from petsem.errors import Code, PetsemError
-from petsem.model import Position, Role
+from petsem.model import Position
 from petsem.server.auth import Request
 from petsem.server.service import boot, waiting
 from petsem.server.service.boot import Fetched
 from petsem.wire import petsem_pb2 as pb
+from tests.support.following import follow
 from tests.support.nodes import (
     Running,
     Site,
@@ -274,7 +275,7 @@ async def test_versions_of_the_history(node: Running) -> None:
     reply = pb.FetchResponse.FromString(old.body)
     assert (old.version, reply.version, reply.secrets[0].version) == (1, 1, 1)
     assert await refused(node, version=3) == (NOT_FOUND, None, None)
-    node.node.freshness.role = Role.REPLICA
+    follow(node.node)
     with pytest.raises(PetsemError) as error:
         await node.fetch(version=3)
     detail = error.value.detail
@@ -497,7 +498,7 @@ async def test_a_version_from_a_life_before_is_no_reason_to_wait(node: Running) 
     await node.patch({"A": "1"})
     async with aclosing(watch(node, after=9)) as stream:  # type: ignore[type-var]
         assert (await soon(anext(stream)))[0] == 1
-    node.node.freshness.role = Role.REPLICA
+    follow(node.node)
     async with aclosing(watch(node, after=2)) as stream:  # type: ignore[type-var]
         news = asyncio.ensure_future(anext(stream))
         for n in range(2):

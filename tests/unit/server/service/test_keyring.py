@@ -11,6 +11,7 @@ from petsem.crypto.keys import Purpose, generate_kek
 from petsem.errors import Code, PetsemError
 from petsem.server.service.keyring import KeyringService
 from petsem.wire import http
+from petsem.wire import petsem_pb2 as pb
 from tests.unit.server.cluster import Cluster, call
 
 
@@ -229,3 +230,45 @@ async def test_keys_are_used_though_the_disk_is_full(cluster: Cluster) -> None:
         assert await node.keyring.reload()
         listed = {kek.id: kek for kek in (await node.keyring.list()).keys}
     assert listed[new.id.hex()] == http.KekInfo("secrets", new.id.hex(), "waiting", True, 0)
+
+
+def _live(cluster: Cluster, *held: str, lag_ms: int = 0) -> dict[str, pb.NodeReport]:
+    """Word of a replica that holds some keys for secrets."""
+    ids = [bytes.fromhex(key_id) for key_id in held]
+    keks = [pb.KekIds(purpose="secrets", ids=ids)]
+    return {"fra-1": pb.NodeReport(node="fra-1", region="fra", keks=keks, lag_ms=lag_ms)}
+
+
+async def test_a_key_that_a_live_node_lacks_is_not_promoted(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal names the region; with force it is promoted, and the answer names the node."""
+    async with cluster.running() as node:
+        old, new = cluster.kek(Purpose.SECRETS), cluster.add_kek(Purpose.SECRETS)
+        reports = _live(cluster, old)
+        monkeypatch.setattr(node.keyring._followers, "reports", lambda: reports)
+        with pytest.raises(PetsemError, match="fra-1 in fra") as refused:
+            await node.keyring.promote(cluster.operator, call(), new, False)
+        assert refused.value.code is Code.CONFLICT
+        assert (await states(cluster))[new] == "waiting"
+        forced = await node.keyring.promote(cluster.operator, call(), new, True)
+        assert (forced.state, forced.lacking) == ("primary", ["fra-1"])
+        reports = _live(cluster, old, new)
+        held = await node.keyring.promote(cluster.operator, call(), old, False)
+        assert (held.state, held.lacking) == ("primary", [])
+
+
+async def test_a_key_that_a_live_node_may_need_is_not_retired(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is behind has rows from before the rewrap."""
+    async with cluster.running() as node:
+        new = cluster.add_kek(Purpose.SECRETS)
+        await node.keyring.reload()
+        reports = _live(cluster, new, lag_ms=60_000)
+        monkeypatch.setattr(node.keyring._followers, "reports", lambda: reports)
+        with pytest.raises(PetsemError, match="fra-1 in fra") as refused:
+            await node.keyring.retire(cluster.operator, call(), new)
+        assert refused.value.code is Code.CONFLICT
+        reports = _live(cluster, new)
+        assert (await node.keyring.retire(cluster.operator, call(), new)).state == "retired"

@@ -14,13 +14,13 @@ from petsem.crypto import ca
 from petsem.crypto.ca import CertRole, Identity
 from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError
-from petsem.model import Role
 from petsem.server.auth import Request
 from petsem.server.operator_token import issue_operator_token
 from petsem.server.peer.join_token import JoinToken
 from petsem.server.policy import NODES_ADMIN
 from petsem.server.service.nodes import INVITATION_MS, INVITATIONS_KEPT_MS, Nodes
 from petsem.wire import petsem_pb2 as pb
+from tests.support.following import follow
 from tests.support.peers import nodes_of
 from tests.unit.server.cluster import Cluster, call
 
@@ -285,7 +285,7 @@ async def test_a_replica_takes_nobody(world: World) -> None:
     """It names the leader to whoever comes to it."""
     token = await world.invite()
     own = world.cluster.node.identity
-    world.cluster.node.freshness.role = Role.REPLICA
+    follow(world.cluster.node)
     expected = (
         "unavailable",
         "this node is a replica and takes no members; ask the leader: "

@@ -8,7 +8,10 @@ import pytest
 from petsem import __version__
 from petsem.crypto.keys import Purpose
 from petsem.server.config import load_config
+from petsem.server.service.reports import held_keks
 from petsem.wire import http
+from petsem.wire import petsem_pb2 as pb
+from tests.support.following import follow
 from tests.unit.server.cluster import Cluster
 
 
@@ -33,6 +36,7 @@ async def test_a_healthy_leader(cluster: Cluster) -> None:
                     warnings=[],
                     http="127.0.0.1:7400",
                     grpc="127.0.0.1:7401",
+                    heard_ms_ago=0,
                 )
             ],
         )
@@ -136,3 +140,83 @@ async def test_a_database_that_cannot_be_read_is_not_ready(
     async with cluster.running() as node:
         monkeypatch.setattr(node.pool, "reading", broken)
         assert node.status.ready() == ["the database cannot be read; see the node's log"]
+
+
+async def test_every_node_of_the_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that report here, those that the leader tells of, and members that nobody hears."""
+    async with cluster.running() as node:
+        own = node.identity.node_id
+        for name in ("fra-1", "nrt-1", "syd-1"):
+            await cluster.change(
+                "INSERT INTO nodes (id, region, voter, http, grpc, peer, joined_at)"
+                " VALUES (?, 'far', 0, 'h', 'g', 'p', 0)",
+                name,
+            )
+        now_ms = node.clock.unix_ms()
+        position = node.writer.position
+        at = pb.Position(epoch=position.epoch, txid=position.txid - 1)
+        said = pb.NodeReport(node="fra-1", region="fra", applied=at, ready=True, at_ms=now_ms)
+        told = pb.NodeReport(node="nrt-1", region="nrt", at_ms=now_ms - 3_000)
+        monkeypatch.setattr(node.status._followers, "reports", lambda: {"fra-1": said})
+        node.freshness.view.reports = {
+            "nrt-1": told, own: pb.NodeReport(node=own, region="elsewhere"),
+        }  # fmt: skip
+        found = {each.node: each for each in node.status.status().nodes}
+        assert list(found) == sorted([own, "fra-1", "nrt-1", "syd-1"])
+        assert (found[own].region, found[own].role) == ("ams", "leader")
+        assert (found["fra-1"].lag_transactions, found["fra-1"].ready) == (1, True)
+        assert (found["nrt-1"].lag_ms, found["nrt-1"].heard_ms_ago) == (None, 3_000)
+        assert found["syd-1"].role == "unknown"
+
+
+async def test_a_replica_that_never_had_data(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not ready, and its lag is unknown and not 0. Its database is not looked at."""
+    async with cluster.running() as node:
+        follow(node, heard_s=None)
+        node.freshness.view.synced = False
+        monkeypatch.delattr(type(node.pool), "take")
+        status = node.status.status().nodes[0]
+        assert node.status.ready() == ["this node has not received its data yet"]
+        assert (status.role, status.ready) == ("replica", False)
+        assert (status.lag_ms, status.lag_transactions, status.position) == (None, None, None)
+        assert node.status.warnings()[0] == "this node has not received its data yet"
+
+
+async def test_a_replica_that_does_not_hear_its_leader(cluster: Cluster) -> None:
+    """It stays ready, since it goes on answering, and warns."""
+    async with cluster.running() as node:
+        follow(node, heard_s=60)
+        node.freshness.view.problem = "the log is damaged"
+        status = node.status.status().nodes[0]
+        assert (status.ready, status.lag_ms, status.last_error) == (
+            True, 60_000, "the log is damaged",
+        )  # fmt: skip
+        assert status.warnings == [
+            "the leader is not heard; reads are answered from what was received"
+        ]
+
+
+async def test_a_node_s_report_of_itself(cluster: Cluster) -> None:
+    """What `status` shows of it, with the ids of its keys and the way to its leader."""
+    async with cluster.running() as node:
+        own = node.identity.node_id
+        position = node.writer.position
+        at = pb.Position(epoch=position.epoch, txid=position.txid)
+        assert node.status.report() == pb.NodeReport(
+            node=own,
+            region="ams",
+            version=__version__,
+            durable=at,
+            applied=at,
+            lag_ms=0,
+            keks=held_keks(node.keys.keyring),
+            path=[own],
+            ready=True,
+            at_ms=node.clock.unix_ms(),
+        )
+        follow(node, heard_s=1)
+        node.freshness.view.path = (own, "ams-9")
+        report = node.status.report()
+        assert (list(report.path), report.lag_ms) == ([own, "ams-9"], 1_000)

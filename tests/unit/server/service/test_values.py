@@ -11,11 +11,12 @@ import apsw
 import pytest
 
 from petsem.errors import Code, PetsemError
-from petsem.model import Position, Role
+from petsem.model import Position
 from petsem.server.auth import Names, Principal, Request
 from petsem.server.policy import SECRETS_READ
 from petsem.server.service.values import Wanted, values
 from petsem.wire import http
+from tests.support.following import follow
 from tests.unit.server.cluster import Cluster
 
 
@@ -68,7 +69,7 @@ async def test_a_replica_waits_for_a_version(
 ) -> None:
     """What a leader does not have is not there; on a replica it may still come."""
     monkeypatch.setattr("petsem.server.service.waiting.WAIT_S", 0.0)
-    cluster.node.freshness.role = Role.REPLICA
+    follow(cluster.node)
     error = await _fails(cluster, version=3)
     assert (error.code, error.detail.have_version, error.detail.need_version) == (Code.STALE, 2, 3)
 
@@ -96,7 +97,7 @@ async def test_durable(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Non
     """With `durable` only what a failover would keep is answered."""
     assert (await _read(cluster, durable=True)).version == 2
     monkeypatch.setattr("petsem.server.service.waiting.WAIT_S", 0.0)
-    cluster.node.freshness.role = Role.REPLICA
+    follow(cluster.node)
     error = await _fails(cluster, durable=True)
     assert (error.code, error.detail.have) == (Code.STALE, None)
     assert error.detail.need == cluster.node.writer.position

@@ -15,7 +15,8 @@ from petsem.server.changes import POSITION, Changes
 from petsem.server.database import open_writer, read_position
 from petsem.server.leadership import begin_epoch
 from petsem.server.schema import migrate
-from petsem.server.service.waiting import check_fence, stale_version, until_fresh
+from petsem.server.service.waiting import check_fence, until_fresh
+from petsem.server.stale import stale_version
 
 HOLDS, STALE, LOST = "holds", "stale", "LOST"
 

@@ -1,0 +1,75 @@
+"""The database file between two roles: out of WAL mode and into it.
+
+Guarantees: every step may be cut off and is done again at the next start; the file is never left
+between two states that a start does not understand: with anything of a leader about it (WAL mode, a
+page 1 that SQLite wrote) it is first made what a replica's is. On the helper thread, with every
+connection of this process closed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from petsem.model import Position
+from petsem.replication.drivers.apply import Applier
+from petsem.replication.drivers.database_file import PageReader
+from petsem.replication.drivers.role_change import leave_wal, normalise
+from petsem.replication.image import normalise as normalised
+from petsem.replication.steps import ROLE_TRUNCATE_WAL, Reached, nothing
+from petsem.server.database import open_writer, read_position
+
+_WAL_MODE: Final = b"\x02\x02"
+
+
+def needs_change(path: Path) -> bool:
+    """Whether a replica's file still has something of a leader about it."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    wal = Path(f"{path}-wal")
+    if wal.exists() and wal.stat().st_size:
+        return True
+    file = PageReader(path)
+    try:
+        page1 = file.read(1)
+    finally:
+        file.close()
+    return page1 is not None and page1[18:20] == _WAL_MODE
+
+
+def to_replica(path: Path, *, reached: Reached = nothing) -> Position:
+    """Make the file what every replica's is at its position, which is returned. What is in the WAL
+    must be in the log. Raises `DatabaseInUse` while somebody else has it open."""
+    db = open_writer(path)
+    try:
+        reached(ROLE_TRUNCATE_WAL)
+        position = read_position(db)
+        db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        db.close(True)
+    leave_wal(path, reached=reached)
+    applier = Applier(path, reached=reached)
+    try:
+        normalise(applier, position.epoch, position.txid, reached=reached)
+    finally:
+        applier.close()
+    return position
+
+
+def is_canonical(path: Path, position: Position) -> bool:
+    """Whether page 1 is the one that the stream defines for `position`."""
+    file = PageReader(path)
+    try:
+        page1 = file.read(1)
+    finally:
+        file.close()
+    return page1 is not None and page1 == normalised(page1, position.epoch, position.txid)
+
+
+def create_empty(path: Path) -> None:
+    """An empty database file, private, if there is none."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.close(fd)

@@ -1,0 +1,148 @@
+"""The stream's messages between protobuf and the values of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+import petsem
+from petsem import limits
+from petsem.model import Position
+from petsem.replication.session.follow import PROTOCOL, Broken, Own, Rule
+from petsem.replication.session.from_leader import (
+    Heartbeat,
+    Message,
+    Rollback,
+    SnapshotBegin,
+    SnapshotEnd,
+    SnapshotPages,
+    Transactions,
+    Welcome,
+)
+from petsem.server.replica.parts import FollowParts
+from petsem.server.schema import SCHEMA_VERSION
+from petsem.wire import petsem_pb2 as pb
+from petsem.wire.errors import STATUS_KEY, position_from_protobuf, position_to_protobuf
+
+_UINT32_MAX: Final = 2**32 - 1
+
+
+def parse(raw: bytes) -> tuple[pb.FromLeader, Message]:
+    """The message that `raw` is, in both forms; `Broken` if it is none."""
+    try:
+        said = pb.FromLeader.FromString(raw)
+    except DecodeError:
+        raise Broken(Rule.GARBAGE) from None
+    return said, _value(said)
+
+
+def _value(said: pb.FromLeader) -> Message:
+    match said.WhichOneof("message"):
+        case "transactions":
+            return Transactions(said.transactions.epoch, said.transactions.ltx)
+        case "heartbeat":
+            beat = said.heartbeat
+            position = position_from_protobuf(beat.position)
+            return Heartbeat(position, beat.leader_seen_ms_ago, beat.epoch_seen, len(beat.nodes))
+        case "pages":
+            pages = said.pages
+            return SnapshotPages(pages.first_page, pages.count, pages.data)
+        case "snapshot":
+            begin = said.snapshot
+            return SnapshotBegin(
+                position_from_protobuf(begin.at), begin.pages, begin.first_page or 1
+            )
+        case "snapshot_end":
+            end = said.snapshot_end
+            return SnapshotEnd(position_from_protobuf(end.at), end.ltx, end.more)
+        case "rollback":
+            return Rollback(position_from_protobuf(said.rollback.fork))
+        case "welcome":
+            welcome = said.welcome
+            at = position_from_protobuf(welcome.position) if welcome.HasField("position") else None
+            last = welcome.epochs[-1] if welcome.epochs else None
+            return Welcome(
+                welcome.protocol,
+                welcome.cluster,
+                welcome.node,
+                welcome.epoch_seen,
+                tuple(welcome.path),
+                at,
+                None if last is None else (last.epoch, last.leader),
+                (welcome.leader_http, welcome.leader_grpc, welcome.leader_peer),
+            )
+    raise Broken(Rule.GARBAGE)
+
+
+def hello(
+    own: Own, region: str, epochs: Sequence[tuple[int, int, str]], keks: Sequence[pb.KekIds]
+) -> pb.FromReplica:
+    """What a follower says first."""
+    message = pb.Hello(
+        protocol=PROTOCOL,
+        cluster=own.cluster_id,
+        node=own.node_id,
+        region=region,
+        version=petsem.__version__,
+        schema=SCHEMA_VERSION,
+        keks=keks,
+        epoch_seen=own.epoch_seen,
+        epochs=[
+            pb.Epoch(epoch=epoch, first_txid=first, leader=leader)
+            for epoch, first, leader in epochs[-limits.STREAM_EPOCHS_MAX :]
+        ],
+    )
+    if own.position is not None:
+        message.position.CopyFrom(position_to_protobuf(own.position))
+    if own.resume is not None:
+        at, next_page = own.resume
+        message.resume.CopyFrom(pb.SnapshotAt(at=position_to_protobuf(at), next_page=next_page))
+    return pb.FromReplica(hello=message)
+
+
+def ack(received: Position | None, durable: Position | None, applied: Position | None) -> pb.Ack:
+    """How far the follower has come; 0 is nothing."""
+    counted = [0 if each is None else each.txid for each in (received, durable, applied)]
+    return pb.Ack(
+        received=counted[0],
+        durable=min(counted[:2]),
+        applied=min(counted),
+        epoch=0 if durable is None else durable.epoch,
+    )
+
+
+def own_report(parts: FollowParts) -> pb.NodeReport:
+    """How this node is, for those towards the leader."""
+    report = pb.NodeReport()
+    report.CopyFrom(parts.describe())
+    view, disk = parts.view, parts.disk
+    report.node, report.region = parts.identity.node_id, parts.identity.region
+    report.version, report.schema = petsem.__version__, SCHEMA_VERSION
+    for field, position in ((report.durable, disk.durable), (report.applied, disk.applied)):
+        if position is not None:
+            field.CopyFrom(position_to_protobuf(position))
+    lag_ms = view.lag_ms()
+    if lag_ms is not None:
+        report.lag_ms = min(lag_ms, _UINT32_MAX)
+    del report.path[:]
+    # Before the welcome it is not known where the leader is.
+    report.path.extend(view.path or (parts.identity.node_id,))
+    report.at_ms = parts.clock.unix_ms()
+    if report.ByteSize() > limits.NODE_REPORT_MAX_BYTES:
+        del report.warnings[:]
+        report.warnings.append("more warnings than a report holds; ask the node itself")
+    return report
+
+
+def is_oversize(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a message was larger than the channel takes."""
+    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not is_its_own_word(error)
+
+
+def is_its_own_word(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the other node said so, rather than the connection to it."""
+    trailing: Iterable[Any] = error.trailing_metadata() or ()
+    return any(key == STATUS_KEY for key, _ in trailing)

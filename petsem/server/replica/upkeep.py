@@ -1,0 +1,116 @@
+"""What a replica's files need from time to time: syncs of the database, and a shorter log.
+
+Guarantees: the log is never cut behind what recovery needs, which is everything since the database
+was last known to be on the disk; `state.json` names that transaction only after the sync. All of it
+runs on the helper thread. A disk that refuses is tried again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import structlog
+
+from petsem import limits
+from petsem.errors import PetsemError
+from petsem.model import Position
+from petsem.replication.drivers.apply import Applier
+from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.image import PAGE_SIZE
+from petsem.server.datadir import DataDir
+from petsem.server.replica.install import remember_synced
+from petsem.server.replica.offload import offload
+
+log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """Counts what was applied; `applied` asks where the database is."""
+
+    def __init__(
+        self,
+        datadir: DataDir,
+        applier: Applier,
+        helper: Executor,
+        applied: Callable[[], Position],
+        *,
+        after_s: float = limits.SYNC_DATABASE_S,
+        after_bytes: int = limits.SYNC_DATABASE_BYTES,
+    ) -> None:
+        self._datadir = datadir
+        self._applier = applier
+        self._helper = helper
+        self._applied = applied
+        self._after_s = after_s
+        self._after_bytes = after_bytes
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def wrote(self, pages: int) -> None:
+        """So many pages were applied."""
+        self._bytes += pages * PAGE_SIZE
+        if self._bytes >= self._after_bytes:
+            self._begin()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._after_s, self._begin)
+
+    async def sync(self) -> None:
+        """Make what is applied survive a loss of power. Raises `ApplyFailed`, `PetsemError`."""
+        await offload(self._helper, self._sync, self._applied().txid)
+
+    async def stop(self) -> None:
+        """Begin nothing more, and wait for what was begun."""
+        self._cancel_timer()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        self._cancel_timer()
+
+    def _begin(self) -> None:
+        self._cancel_timer()
+        if self._task is None:
+            self._bytes = 0
+            self._task = asyncio.create_task(self._run(), name="sync-database")
+
+    async def _run(self) -> None:
+        try:
+            await self.sync()
+        except PetsemError as e:
+            log.error("database_not_synced", message=e.message)
+            # What was applied is in the log, so the next time will do.
+            self._timer = asyncio.get_running_loop().call_later(self._after_s, self._begin)
+        finally:
+            self._task = None
+
+    def _sync(self, txid: int) -> None:
+        self._applier.sync()
+        remember_synced(self._datadir, txid)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def trim(
+    transactions: TransactionLog,
+    needed_txid: int,
+    floor_txid: int | None,
+    now_ms: int,
+    *,
+    max_bytes: int = limits.LOG_MAX_BYTES,
+    max_age_s: float = limits.LOG_MAX_AGE_S,
+) -> None:
+    """Drop whole segments that nobody needs: followers have everything up to `floor_txid` (None:
+    there are none), recovery needs what follows `needed_txid`. Beyond `max_bytes` or `max_age_s`
+    the oldest go though a follower needs them; it takes a snapshot then."""
+    drop_txid = needed_txid if floor_txid is None else floor_txid
+    size_bytes = transactions.size_bytes
+    for segment in transactions.segments[:-1]:
+        is_old = segment.oldest_ms is not None and now_ms - segment.oldest_ms > max_age_s * 1000
+        if size_bytes > max_bytes or is_old:
+            drop_txid = max(drop_txid, segment.end.txid)
+        size_bytes -= segment.size_bytes
+    transactions.drop_before(min(drop_txid, needed_txid))

@@ -1,0 +1,325 @@
+"""The node's part in replication: whom it feeds, whom it follows, by whichever role it has.
+
+Guarantees: the peer port, the followers and the way upstream are there for the whole life of the
+node; what changes with the role is whose log they read. It holds the pieces together and decides
+nothing about roles (`petsem.server.roles` does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import apsw
+import structlog
+
+from petsem.clock import Clock
+from petsem.crypto.keys import Purpose
+from petsem.errors import PetsemError, conflict, unavailable
+from petsem.model import Position, Role
+from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.log_types import LogRecord
+from petsem.replication.retention import droppable
+from petsem.replication.session.branch import Epoch
+from petsem.replication.session.follow import Own
+from petsem.replication.steps import Reached, nothing
+from petsem.server import sql
+from petsem.server.changes import Changes
+from petsem.server.cluster_view import ClusterView
+from petsem.server.config import Config
+from petsem.server.database import ReadPool, read_position
+from petsem.server.datadir import DataDir, NodeIdentity
+from petsem.server.keys import Keys
+from petsem.server.peer.handlers import PeerStream
+from petsem.server.peer.identity import OwnCertificate
+from petsem.server.peer.renewal import LeaderAt
+from petsem.server.replica.candidates import Candidate, candidates
+from petsem.server.replica.feed import Feed
+from petsem.server.replica.feed_files import Files
+from petsem.server.replica.follow import Follow
+from petsem.server.replica.followers import Followers
+from petsem.server.replica.lost import Lost
+from petsem.server.replica.parts import FollowParts
+from petsem.server.replica.probe import highest_epoch
+from petsem.server.replica.snapshot_source import SnapshotSource
+from petsem.server.replica.store import Listeners, ReplicaStore
+from petsem.server.replica.upstream import Upstream
+from petsem.server.space import Space
+from petsem.server.writer import Writer
+from petsem.wire import petsem_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+_TRIM_EVERY_S: Final = 30.0
+
+
+class CurrentLog:
+    """The log of whichever role the node has; empty while it has none."""
+
+    def __init__(self) -> None:
+        self.at: TransactionLog | None = None
+
+    @property
+    def base(self) -> Position | None:
+        return None if self.at is None else self.at.base
+
+    @property
+    def end(self) -> Position | None:
+        return None if self.at is None else self.at.end
+
+    def read(self, after_txid: int, max_bytes: int) -> list[LogRecord]:
+        return self._open().read(after_txid, max_bytes)
+
+    def position_of(self, txid: int) -> Position | None:
+        return None if self.at is None else self.at.position_of(txid)
+
+    def quarantine(self, txid: int) -> object:
+        return self._open().quarantine(txid)
+
+    def _open(self) -> TransactionLog:
+        if self.at is None:
+            raise unavailable("the node is changing its role; ask again in a moment")
+        return self.at
+
+
+class Replication:
+    """Feed, followers, and what follows."""
+
+    def __init__(
+        self,
+        *,
+        datadir: DataDir,
+        identity: NodeIdentity,
+        config: Config,
+        clock: Clock,
+        keys: Keys,
+        pool: ReadPool,
+        helper: ThreadPoolExecutor,
+        writer: Writer,
+        view: ClusterView,
+        changes: Changes,
+        space: Space,
+        reached: Reached = nothing,
+    ) -> None:
+        self._datadir = datadir
+        self._identity = identity
+        self._config = config
+        self._clock = clock
+        self._keys = keys
+        self._pool = pool
+        self._helper = helper
+        self._writer = writer
+        self._view = view
+        self._changes = changes
+        self._space = space
+        self._reached = reached
+        self._epochs_at = -1
+        self._epochs: list[Epoch] = []
+        self._store: ReplicaStore | None = None
+        self._follow: Follow | None = None
+        self._trimming: asyncio.Task[None] | None = None
+        self.describe: Callable[[], pb.NodeReport] = self._report
+        """How this node is, as the others are told; the status service knows more."""
+        self.certificate = OwnCertificate(datadir, identity)
+        self.upstream = Upstream()
+        self.followers = Followers(identity.node_id, clock, self.epochs)
+        self.log = CurrentLog()
+        files = Files(self.log)
+        self.feed = Feed(
+            identity=identity,
+            files=files,
+            view=view,
+            followers=self.followers,
+            snapshots=SnapshotSource(
+                datadir.database, files, checkpointed=self._checkpointed, position=self.position
+            ),
+            clock=clock,
+            helper=helper,
+            position=self.position,
+            epochs=self.epochs,
+            report=lambda: self.describe(),
+        )
+        writer.logging.followed = lambda: bool(self.followers.connected)
+        writer.logging.published = self.feed.published
+
+    @property
+    def stream(self) -> PeerStream:
+        """The stream's method, for the peer port."""
+        return self.feed.method
+
+    def position(self) -> Position | None:
+        """The end of what may be streamed: all that the log has."""
+        return self.log.end
+
+    def epochs(self) -> list[Epoch]:
+        """The branch of this node's database, ascending."""
+        applied = self._writer.position if self._view.role is Role.LEADER else self._view.applied
+        at = -1 if applied is None else applied.epoch
+        if at != self._epochs_at:
+            with contextlib.suppress(apsw.Error, PetsemError), self._pool.reading() as db:
+                found = sql.rows(db, "SELECT epoch, first_txid, leader FROM epochs ORDER BY epoch")
+                self._epochs = [(epoch, first, leader) for epoch, first, leader in found]
+                self._epochs_at = at
+        return self._epochs
+
+    async def lead(self) -> None:
+        """This node leads: its followers read the log that its writer's capture writes."""
+        capture = self._writer.logging.capture
+        assert capture is not None
+        self.log.at = capture.log
+        self._epochs_at = -1
+        self.feed.published()
+        self._begin_trimming()
+
+    async def follow(self) -> None:
+        """This node follows: its own disk first, then whoever has more."""
+        state = self._datadir.read_state()
+        if state.leader_heard_ms is not None:
+            self._view.remember_leader(max(0, self._clock.unix_ms() - state.leader_heard_ms))
+        self._view.epoch_seen = max(self._view.epoch_seen, state.bound_epoch)
+        self._store = store = await ReplicaStore.open(
+            self._datadir,
+            helper=self._helper,
+            pool=self._pool,
+            changes=self._changes,
+            view=self._view,
+            clock=self._clock,
+            space=self._space,
+            listeners=Listeners(
+                durable=[lambda _: self._moved(durable=True)],
+                applied=[lambda _: self._moved(durable=False)],
+                jumped=[self._jumped],
+                lost=[self._lost],
+            ),
+            accept_command=f"petsem serve {self._datadir.path} --accept-lost-branch",
+            reached=self._reached,
+        )
+        self.log.at = store.log
+        self._epochs_at = -1
+        parts = FollowParts(
+            identity=self._identity,
+            disk=store,
+            view=self._view,
+            clock=self._clock,
+            describe=lambda: self.describe(),
+            followers=lambda: self.followers.reports().values(),
+            bind=self._bind,
+            remember=self._remember,
+        )
+        self._follow = Follow(parts, self.certificate, self.upstream, self._candidates)
+        self._follow.start()
+        self._begin_trimming()
+
+    async def leave(self) -> None:
+        """The role ends: nobody is followed, and the log is let go of."""
+        if self._trimming is not None:
+            self._trimming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._trimming
+            self._trimming = None
+        self.log.at = None
+        if self._follow is not None:
+            await self._follow.stop()
+            self._follow = None
+        if self._store is not None:
+            await self._store.close()
+            self._store = None
+
+    def leader_at(self) -> LeaderAt | None:
+        """Where the leader's peer port is; None if this node leads."""
+        leader = self._view.leader
+        if self._view.role is Role.LEADER or leader is None:
+            return None
+        return LeaderAt(leader.peer, leader.node)
+
+    async def leads_elsewhere(self) -> bool:
+        """Whether another node knows of a higher epoch than this one's database has."""
+        with contextlib.suppress(apsw.Error, PetsemError), self._pool.reading() as db:
+            own = read_position(db)
+            nodes = [each for each in self._candidates() if each.address]
+            if not nodes:
+                return False
+            said = Own(self._identity.node_id, self._identity.cluster_id, None, own.epoch)
+            seen = await highest_epoch(nodes, self.certificate, said, self._identity.region)
+            return seen > max(own.epoch, self._datadir.read_state().bound_epoch)
+        return False
+
+    def _moved(self, *, durable: bool) -> None:
+        """The disk of this node has more than before."""
+        if self._follow is not None:
+            self._follow.moved()
+        if durable:
+            self.feed.published()
+
+    def _jumped(self) -> None:
+        self._pool.renew()
+        self._epochs_at = -1
+
+    def _lost(self, lost: Lost) -> None:
+        self._epochs_at = -1
+        self.feed.rolled_back(lost.branch.fork)
+
+    def _candidates(self) -> list[Candidate]:
+        return candidates(self._pool, self._identity, self._config.peer.upstream, self._view.leader)
+
+    async def _checkpointed(self) -> Position:
+        if self._view.role is Role.LEADER:
+            return await self._writer.checkpointed()
+        store = self._store
+        if store is None or store.applied is None:
+            raise unavailable("this node has no data to make a snapshot of")
+        return store.applied
+
+    async def _bind(self, epoch: int, leader: str) -> None:
+        """Bind an epoch to whose it is, durably, before anything of it is stored."""
+        state = self._datadir.read_state()
+        if epoch < state.bound_epoch:
+            raise conflict(f"epoch {epoch} is over: this node is bound to {state.bound_epoch}")
+        if epoch == state.bound_epoch:
+            if state.bound_leader not in (None, leader):
+                raise conflict(f"epoch {epoch} is {state.bound_leader}'s, not {leader}'s")
+            if state.bound_leader == leader:
+                return
+        self._datadir.write_state(
+            dataclasses.replace(state, bound_epoch=epoch, bound_leader=leader)
+        )
+
+    async def _remember(self, heard_ms: int) -> None:
+        state = self._datadir.read_state()
+        self._datadir.write_state(dataclasses.replace(state, leader_heard_ms=heard_ms))
+
+    def _report(self) -> pb.NodeReport:
+        return pb.NodeReport(
+            node=self._identity.node_id,
+            region=self._identity.region,
+            keks=[
+                pb.KekIds(purpose=purpose.value, ids=self._keys.keyring.ids(purpose))
+                for purpose in Purpose
+            ],
+        )
+
+    def _begin_trimming(self) -> None:
+        self._trimming = asyncio.create_task(self._trim(), name="log-retention")
+
+    async def _trim(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TRIM_EVERY_S)
+            transactions, end = self.log.at, self.log.end
+            if transactions is None or end is None:
+                continue
+            needed = [end.txid]
+            floor = self.followers.floor_txid()
+            if floor is not None:
+                needed.append(floor)
+            synced = self._datadir.read_state().synced_txid
+            if self._view.role is Role.REPLICA and synced is not None:
+                needed.append(synced)
+            txid = droppable(transactions.segments, min(needed), self._clock.unix_ms())
+            if txid is not None:
+                with contextlib.suppress(OSError):
+                    await loop.run_in_executor(self._helper, transactions.drop_before, txid)

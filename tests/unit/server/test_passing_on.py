@@ -1,0 +1,306 @@
+"""What a replica passes on, when, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from petsem.crypto.keys import Purpose
+from petsem.errors import Code, PetsemError, unavailable
+from petsem.model import Position
+from petsem.server import passing_on
+from petsem.server.auth import Request
+from petsem.server.datadir import DataDir
+from petsem.server.rpc.connect import connect_app
+from petsem.server.rpc.methods import Methods
+from petsem.server.service import waiting
+from petsem.wire import petsem_pb2 as pb
+from tests.support.following import Line, doors, follow
+from tests.unit.server.api.world import PEER, SECRETS, Api, narrowed
+from tests.unit.server.cluster import Cluster
+from tests.unit.server.rpc.world import until
+
+GONE = unavailable("nobody can be reached")
+VALUES = SECRETS + "/values"
+
+
+class _Copied(Cluster):
+    """A cluster on a directory that is there already."""
+
+    def __post_init__(self) -> None:
+        self.datadir = DataDir(self.directory)
+        self._node = None
+
+
+class Pair:
+    """A leader, and a replica that had all of its data once and gets no more of it."""
+
+    def __init__(self, leader: Api, replica: Api, line: Line) -> None:
+        self.leader = leader
+        self.replica = replica
+        self.line = line
+
+    def lose_data(self) -> None:
+        """The replica as it is before its first snapshot."""
+        self.replica.node.freshness.view.synced = False
+
+    async def fetch(self, token: str, **fields: object) -> pb.FetchResponse:
+        """A boot read of the replica, as gRPC asks it."""
+        message = pb.FetchRequest(org="acme", app="web", **fields)  # type: ignore[arg-type]
+        raw = await Methods(self.replica.node).fetch(Request(token, PEER), message)
+        return pb.FetchResponse.FromString(raw)
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
+    monkeypatch.setattr(passing_on, "APPLIED_WAIT_S", 0.0)
+    monkeypatch.setattr(waiting.until_fresh, "__defaults__", (0.0,))
+    (tmp_path / "leader").mkdir()
+    leader = Cluster(tmp_path / "leader" / "node")
+    async with leader.running():
+        await Api(leader).furnish()
+    copytree(tmp_path / "leader", tmp_path / "replica")
+    replica = _Copied(tmp_path / "replica" / "node", leader.clock)
+    async with leader.running(), replica.running():
+        first, second = Api(leader), Api(replica)
+        line = Line(doors(first.app, connect_app(leader.node)))
+        follow(replica.node, upstream=line)
+        yield Pair(first, second, line)
+
+
+async def test_a_write_is_made_by_the_leader(pair: Pair) -> None:
+    """The answer is the leader's, without what is for nodes only."""
+    answer = await pair.replica.ask("PATCH", SECRETS, body={"set": {"C": "gamma"}})
+    assert (answer.status, answer.json["version"]) == (200, 2)
+    assert "petsem-position" not in answer.headers
+    assert (await pair.leader.get(VALUES))["secrets"]["C"] == "gamma"
+    (asked,) = pair.line.asked
+    assert (asked.method, asked.path, asked.client_ip, asked.client_region, asked.hops) == (
+        "PATCH", SECRETS, PEER, "ams", 1,
+    )  # fmt: skip
+
+
+async def test_a_write_is_answered_when_it_can_be_read_here(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes through a replica reads there what he wrote."""
+    monkeypatch.setattr(passing_on, "APPLIED_WAIT_S", 20.0)
+    writing = asyncio.create_task(pair.replica.set(C="gamma"))
+    txid = pair.replica.node.writer.position.txid
+    await until(lambda: pair.leader.node.writer.position.txid > txid)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not writing.done()
+    await pair.replica.cluster.set("acme", "web", C="gamma")
+    async with asyncio.timeout(10):
+        await writing
+
+
+async def test_an_error_is_passed_through(pair: Pair) -> None:
+    """With its code, its details and the headers that clients go by."""
+    answer = await pair.replica.ask("PATCH", SECRETS, body={"set": {"A": "1"}, "if_version": 9})
+    assert answer.error == (409, "conflict", None)
+    assert answer.json["details"]["need_version"] == 9
+    refused = await pair.replica.ask("PATCH", SECRETS, token="nonsense", body={})
+    assert (refused.status, "www-authenticate" in refused.headers) == (401, True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [(GONE, (503, "unavailable", None)),
+     (PetsemError(Code.INDETERMINATE, "lost"), (504, "indeterminate", None))],
+)  # fmt: skip
+async def test_a_leader_that_is_gone(
+    pair: Pair, failure: PetsemError, expected: tuple[int, str, str | None]
+) -> None:
+    """What is not known to have happened is not called a failure."""
+    pair.line.failure = failure
+    assert (await pair.replica.ask("POST", "/v1/orgs", body={"org": "new"})).error == expected
+
+
+async def test_strangers_are_not_passed_on(pair: Pair) -> None:
+    """Without any token there is nothing that another node could find."""
+    pair.lose_data()
+    for method, path in (("PATCH", SECRETS), ("GET", SECRETS), ("GET", "/metrics")):
+        answer = await pair.replica.ask(method, path, token=None)
+        assert answer.status in (401, 503)
+    assert pair.line.asked == []
+
+
+async def test_the_address_is_the_client_s_and_no_header_is_believed(pair: Pair) -> None:
+    """A token for one address works through a replica from there only."""
+    here = narrowed(pair.replica.operator, f"ip in {PEER}")
+    there = narrowed(pair.replica.operator, "ip in 198.51.100.9")
+    told = [("x-forwarded-for", "198.51.100.9")]
+    body = {"set": {"C": "gamma"}}
+    assert (await pair.replica.ask("PATCH", SECRETS, token=here, body=body)).status == 200
+    refused = await pair.replica.ask("PATCH", SECRETS, token=there, body=body, headers=told)
+    assert refused.error == (403, "denied", "CAVEAT")
+
+
+# Reads
+
+
+async def test_a_replica_reads_its_own_disk(pair: Pair) -> None:
+    """Nobody is asked."""
+    found = await pair.replica.get(VALUES)
+    assert (found["secrets"], found["freshness"]["source"]) == (
+        {"A": "alpha", "B": "beta"}, "disk",
+    )  # fmt: skip
+    assert (await pair.fetch(pair.replica.operator)).freshness.source == pb.DISK
+    assert pair.line.asked == []
+
+
+async def test_what_is_behind_asks_upstream_and_says_so(pair: Pair) -> None:
+    """Values over HTTP, lists and boot reads alike."""
+    await pair.leader.set(C="gamma")
+    found = await pair.replica.get(VALUES, min_version=2)
+    assert (found["secrets"]["C"], found["freshness"]["source"]) == ("gamma", "upstream")
+    fetched = await pair.fetch(pair.replica.operator, min_version=2)
+    assert {s.name: s.value for s in fetched.secrets}["C"] == b"gamma"
+    assert (fetched.freshness.source, fetched.freshness.role) == (pb.UPSTREAM, pb.LEADER)
+    assert len(pair.line.asked) == 2
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_nobody_upstream_leaves_stale_with_both_positions(
+    pair: Pair, connected: bool
+) -> None:
+    """The replica's own answer stands where the way is cut."""
+    pair.line.failure, pair.line.connected = GONE, connected
+    have = pair.replica.node.writer.position
+    need = Position(have.epoch, have.txid + 7)
+    answer = await pair.replica.ask("GET", VALUES, min_position=str(need))
+    assert answer.error == (412, "stale", None)
+    assert (answer.json["details"]["have"], answer.json["details"]["need"]) == (
+        str(have), str(need),
+    )  # fmt: skip
+    with pytest.raises(PetsemError) as refused:
+        await pair.fetch(
+            pair.replica.operator, min_position=pb.Position(epoch=need.epoch, txid=need.txid)
+        )
+    assert (refused.value.code, refused.value.detail.need) == (Code.STALE, need)
+
+
+async def test_upstream_that_is_behind_too_leaves_stale(pair: Pair) -> None:
+    """Nobody has it: the answer is about the node that was asked."""
+    answer = await pair.replica.ask("GET", VALUES, min_version=5)
+    # The leader knows that there is no such version.
+    assert answer.error == (412, "stale", None)
+    assert answer.json["details"] == {"have_version": 1, "need_version": 5}
+
+
+async def test_a_position_that_is_lost_stays_lost(pair: Pair) -> None:
+    """No other node brings a branch back."""
+    answer = await pair.replica.ask("GET", VALUES, min_position=str(Position(1, 10**6)))
+    assert answer.error == (409, "conflict", "LOST")
+    assert pair.line.asked == []
+
+
+async def test_a_new_token_is_not_called_unknown(pair: Pair) -> None:
+    """A token that was minted past the replica's position is verified upstream, or not at all."""
+    token = await pair.leader.mint("app = web")
+    assert (await pair.fetch(token)).freshness.source == pb.UPSTREAM
+    assert (await pair.replica.ask("GET", SECRETS, token=token)).status == 200
+    pair.line.failure = GONE
+    assert (await pair.replica.ask("GET", SECRETS, token=token)).error == (412, "stale", None)
+
+
+async def test_a_node_without_data_asks_upstream_for_everything(pair: Pair) -> None:
+    """All but what is about itself."""
+    pair.lose_data()
+    assert (await pair.replica.get(VALUES))["freshness"]["source"] == "upstream"
+    assert (await pair.replica.get("/v1/orgs"))["orgs"][0]["org"] == "acme"
+    assert (await pair.fetch(pair.replica.operator)).freshness.source == pb.UPSTREAM
+    access = {"org": "acme", "action": "web:deploy"}
+    body = {"token": pair.replica.operator, "access": access}
+    verdict = await pair.replica.done("POST", "/v1/tokens/verify", body=body)
+    assert (verdict["allowed"], verdict["freshness"]["source"]) == (True, "upstream")
+    question = pb.VerifyRequest(token=pair.replica.operator, access=access)
+    methods, request = Methods(pair.replica.node), Request(pair.replica.operator, PEER)
+    raw = await methods.verify(request, question)
+    assert pb.VerifyResponse.FromString(raw).freshness.source == pb.UPSTREAM
+    batch = pb.VerifyBatchRequest(requests=[question, question])
+    replies = pb.VerifyBatchResponse.FromString(await methods.verify_batch(request, batch))
+    assert [(r.allowed, r.freshness.source) for r in replies.responses] == [(True, pb.UPSTREAM)] * 2
+    asked = len(pair.line.asked)
+    answer = await pair.replica.ask("GET", "/readyz")
+    assert answer.json["details"]["reasons"] == ["this node has not received its data yet"]
+    assert (await pair.replica.ask("GET", "/healthz")).status == 200
+    assert len(pair.line.asked) == asked
+
+
+async def test_a_node_without_data_opens_no_streams(pair: Pair) -> None:
+    """They are not passed on; another node has them."""
+    pair.lose_data()
+    methods, request = Methods(pair.replica.node), Request(pair.replica.operator, PEER)
+    watching = methods.watch(request, pb.WatchRequest(org="acme", app="web"))
+    feed = methods.watch_revocations(request, pb.WatchRevocationsRequest())
+    for stream in (watching, feed):
+        with pytest.raises(PetsemError) as refused:
+            await anext(stream)
+        assert refused.value.code is Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("purpose", "helped"),
+    [(Purpose.TOKENS, True), (Purpose.SECRETS, False)],
+)
+async def test_a_key_that_is_missing(pair: Pair, purpose: Purpose, helped: bool) -> None:
+    """Who cannot authenticate asks upstream; values are not read for a node that may not read
+    them."""
+    token = await pair.leader.mint("app = web")
+    pair.replica.cluster.remove_kek(pair.replica.cluster.kek(purpose))
+    pair.replica.node.keys.replace(pair.replica.cluster.keyring)
+    if helped:
+        assert (await pair.fetch(token)).freshness.source == pb.UPSTREAM
+    else:
+        with pytest.raises(PetsemError) as refused:
+            await pair.fetch(pair.replica.operator)
+        assert refused.value.code is Code.UNAVAILABLE
+        assert pair.line.asked == []
+
+
+async def test_only_so_many_are_on_their_way(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused, and the places come back."""
+    monkeypatch.setattr("petsem.limits.FORWARDS_MAX", 0)
+    full = Api(pair.replica.cluster)
+    assert (await full.ask("PATCH", SECRETS, body={"set": {"C": "1"}})).error[1] == "limit"
+    monkeypatch.setattr("petsem.limits.FORWARDS_MAX", 1)
+    narrow = Api(pair.replica.cluster)
+    for text in ("1", "2"):
+        await narrow.set(C=text)
+
+
+async def test_a_chain_passes_on_what_it_gets(pair: Pair) -> None:
+    """The node in the middle counts itself, and keeps the client's address and the position."""
+    middle = Line(doors(pair.replica.app, connect_app(pair.replica.node)))
+    request = pb.ForwardRequest(
+        method="PATCH",
+        path=SECRETS,
+        headers=[
+            pb.Header(name="authorization", value=f"Bearer {pair.replica.operator}"),
+            pb.Header(name="content-type", value="application/json"),
+        ],
+        body=b'{"set":{"C":"gamma"}}',
+        client_ip="198.51.100.9",
+        client_region="fra",
+    )
+    response = await middle.forward(request, 1.0)
+    assert response.status == 200
+    assert "petsem-position" in {header.name for header in response.headers}
+    (asked,) = pair.line.asked
+    assert (asked.client_ip, asked.client_region, asked.hops) == ("198.51.100.9", "fra", 2)
+
+
+async def test_on_the_leader_nothing_is_passed_on(pair: Pair) -> None:
+    """Its own errors are its answers."""
+    assert (await pair.leader.ask("GET", VALUES, version=9)).error == (404, "not_found", None)
+    refused = await pair.leader.ask(
+        "GET", VALUES, min_position=str(Position(9, 1)),
+    )  # fmt: skip
+    assert refused.error == (412, "stale", None)
