@@ -78,7 +78,7 @@ WAL_PAGES_HELD: Final = 1_024
 """Pages of one reading of the WAL that are kept in memory; the rest are read when they are used."""
 WAL_READ_FRAMES: Final = 256
 """Frames of the WAL that are read at once."""
-LOG_SEGMENT_BYTES: Final = 16 * 1024 * 1024
+LOG_SEGMENT_BYTES: Final = 4 * 1024 * 1024
 """A segment of the transaction log; a longer record has one of its own."""
 LOG_MAX_BYTES: Final = 1024 * 1024 * 1024
 """The transaction log; beyond it the oldest goes, whoever still needs it."""

@@ -159,6 +159,7 @@ class Roles:
 
     async def _follow(self) -> None:
         node = self._node
+        node.space.restore()
         if needs_change(node.datadir.database):
             await self._finish_leading_offline()
         create_empty(node.datadir.database)

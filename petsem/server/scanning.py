@@ -65,7 +65,9 @@ class Scanning:
         loop = asyncio.get_running_loop()
         steps = scan()
         try:
-            while await loop.run_in_executor(self._helper, next, steps, None) is not None:
+            while True:
+                if await loop.run_in_executor(self._helper, next, steps, None) is None:
+                    return
                 await asyncio.sleep(_PAUSE_S)
         finally:
             # Behind the step that may still run there.

@@ -23,7 +23,11 @@ from petsem.server.init import init_cluster
 from petsem.server.node import Node, build_node
 from petsem.server.rpc.connect import connect_app
 
-_CONNECT_CODES: Final = {"data_loss": "corrupt", "permission_denied": "denied"}
+_CONNECT_CODES: Final = {
+    "data_loss": "corrupt",
+    "permission_denied": "denied",
+    "failed_precondition": "stale",
+}
 _APP: Final = "/v1/orgs/acme/apps/web"
 SECOND: Final = {"set": {"A": "second of A"}}
 """The batch that made version 2 of web, sent with the Idempotency-Key `k`."""

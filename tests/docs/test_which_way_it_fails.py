@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from petsem.crypto.keys import Purpose
+from petsem.errors import unavailable
 from tests.docs.house import SECOND, Doors, House
 from tests.docs.pages import Page, table
+from tests.support.following import Line, follow
 
 Operation = Callable[[Doors], Awaitable[str]]
 Damage = Callable[[House], None]
 
 _PAGE: Final = "docs/threat-model.md"
-_COLUMNS: Final = ("leader unheard", "clock doubtful", "key missing", "row damaged", "disk full")
+_COLUMNS: Final = (
+    "leader unheard", "over 24 h", "clock doubtful", "key missing", "row damaged", "disk full",
+)  # fmt: skip
+_UNHEARD_S: Final = {"leader unheard": 3600, "over 24 h": 25 * 3600}
 
 
 async def _set_either(doors: Doors) -> str:
@@ -126,7 +131,30 @@ async def test_a_cell(house: House, operation: str, kek: str, column: str, expec
             house.clock.advance(-3600)
         if column == "disk full":
             doors.node.space._free = lambda _: 0
-        assert await OPERATIONS[operation](doors) == expected
+        if column in _UNHEARD_S:
+            follow(doors.node, heard_s=_UNHEARD_S[column], upstream=_cut())
+        outcome = await OPERATIONS[operation](doors)
+        if expected == "serve marked":
+            assert _age_ms(doors.reply["freshness"]) >= _UNHEARD_S[column] * 1000
+            outcome += " marked"
+        assert outcome == expected
+
+
+def _cut() -> Line:
+    """A way upstream that leads nowhere."""
+    line = Line(_nobody)
+    line.connected, line.failure = False, unavailable("nobody can be reached")
+    return line
+
+
+async def _nobody(*_: object) -> None:
+    raise AssertionError("nobody is there")
+
+
+def _age_ms(freshness: Mapping[str, Any]) -> int:
+    """How old the answer of a replica says that it may be, over HTTP or Connect."""
+    assert freshness["role"].lower() == "replica"
+    return int(freshness["lag_ms"] if "lag_ms" in freshness else freshness["lagMs"])
 
 
 async def test_a_damaged_value_is_named_and_nothing_of_the_app_is_sent(house: House) -> None:
@@ -172,6 +200,18 @@ async def test_a_damaged_data_key_harms_no_neighbour(house: House) -> None:
         )
         assert list(found) == ["serve", "refuse corrupt", "serve", "serve"]
         assert doors.node.writer.commits == before + 1
+
+
+async def test_an_unheard_revocation_counts_for_boot_reads_only_as_long_as_they_are_served(
+    house: House,
+) -> None:
+    """A replica that is cut off honours a token that was revoked elsewhere, and says how old it
+    is; whoever asks it for a verdict gets none."""
+    async with house.open() as doors:
+        follow(doors.node, heard_s=3600, upstream=_cut())
+        assert await doors.fetch(token=house.host) == "serve"
+        assert _age_ms(doors.reply["freshness"]) == 3_600_000
+        assert await _verify(doors) == "refuse stale"
 
 
 async def test_every_answer_says_how_fresh_it_is(house: House) -> None:

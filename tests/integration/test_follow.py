@@ -103,6 +103,7 @@ async def test_received_is_said_before_it_is_stored(tmp_path: Path) -> None:
 
     gate = asyncio.Event()
     async with following(tmp_path, at, script, start=False) as world:
+        world.replica.retime(dataclasses.replace(QUICK, report_s=60))
         world.disk.slow = gate.wait
         world.replica.follow.start()
         await world.disk.until(lambda: world.disk.durable == made.at)
@@ -150,7 +151,7 @@ async def test_a_snapshot(tmp_path: Path) -> None:
     ended = made.at
     after = made.next()
     pages = [bytes([n]) * 4096 for n in range(3)]
-    acked_early = []
+    gate = asyncio.Event()
 
     async def script(talk: Talk) -> None:
         await talk.welcome()
@@ -159,15 +160,21 @@ async def test_a_snapshot(tmp_path: Path) -> None:
             block = packed(b"".join(run))
             await talk.say(pages=pb.SnapshotPages(first_page=first, count=len(run), data=block))
             await talk.beat(ended)
-        await talk.until(lambda: len(talk.reports) >= 2)
-        acked_early.extend(talk.acks)
+        await eventually(lambda: len(world.disk.snapshot) == 3)
+        world.disk.slow = gate.wait
         await talk.say(snapshot_end=pb.SnapshotEnd(at=shown(then), ltx=some, epoch=1, more=True))
         await talk.say(snapshot_end=pb.SnapshotEnd(at=shown(ended), ltx=ltx, epoch=1))
         await talk.files((1, after))
+        await talk.until(lambda: len(talk.reports) >= 4)
+        assert [ack for ack in talk.acks if ack.received or ack.durable] == []
+        gate.set()
         await talk.until_durable(5)
         await forever()
 
-    async with following(tmp_path, None, script) as world:
+    # What it has is of another branch, and further on.
+    async with following(tmp_path, Position(1, 99, 1 << 63), script, start=False) as world:
+        world.disk.needs_snapshot = True
+        world.replica.follow.start()
         await world.disk.until(lambda: world.disk.durable == made.at)
         assert not world.leader.hellos[0].HasField("position")
         assert world.disk.snapshot == [
@@ -178,7 +185,6 @@ async def test_a_snapshot(tmp_path: Path) -> None:
             (ended, ltx),
         ]
         assert world.disk.batches == [[(1, after)]]
-        assert acked_early == []
 
 
 async def test_a_snapshot_goes_on(tmp_path: Path) -> None:

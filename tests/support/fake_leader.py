@@ -159,7 +159,7 @@ class FakeDisk:
         self.snapshot: list[object] = []
         self.rollbacks: list[tuple[Position, bool, bool]] = []
         self.refuse: Callable[[], None] = lambda: None
-        self.slow: Callable[[], Awaitable[None]] | None = None
+        self.slow: Callable[[], Awaitable[Any]] | None = None
         self.busy = False
         self.changed = asyncio.Event()
 

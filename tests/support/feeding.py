@@ -50,7 +50,7 @@ class Source:
         self.path = directory / "source.db"
         self.path.touch(0o600)
         (directory / "log").mkdir()
-        self.log = TransactionLog.open(directory / "log", **options)
+        self.log = TransactionLog.open(directory / "log", **{"segment_bytes": 2 * 1024 * 1024, **options})
         self.pages: Pages = {}
         self.commit = 0
         self.epochs: list[Epoch] = [(1, 1, "here")]
@@ -142,12 +142,13 @@ class Feeder:
     async def knock(self, name: str = "fra-1") -> AsyncIterator[Follower]:
         """A node that has opened the stream and said nothing."""
         channel = peer_channel(self.authority.issue(name), CLUSTER, self.address)
-        call = channel.stream_stream(STREAM, None, None)(timeout=60)
+        opened: Any = channel.stream_stream(STREAM, None, None)
+        call = opened(timeout=60)
         try:
             yield Follower(name, call)
         finally:
             call.cancel()
-            await channel.close()
+            await channel.close(None)
 
 
 @dataclass
@@ -203,7 +204,7 @@ class Follower:
                 raw = await self.call.read()
             except grpc.aio.AioRpcError as error:
                 raise error_of(error) from None
-            if raw is grpc.aio.EOF:
+            if not isinstance(raw, bytes):
                 return None
             message = pb.FromLeader.FromString(raw)
             if message.WhichOneof("message") != "heartbeat":

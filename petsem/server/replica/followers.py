@@ -163,7 +163,9 @@ class Followers:
             raise conflict("nodes follow each other in a circle; see `upstream` in petsem.toml")
         direct = report.node == following.node_id
         path = report.path
-        if path[:1] != [report.node] or len(path) > limits.STREAM_HOPS_MAX + 1:
+        # A follower that was not welcomed yet does not know its way to the leader.
+        known = bool(path) or not direct
+        if known and (path[:1] != [report.node] or len(path) > limits.STREAM_HOPS_MAX + 1):
             raise invalid("a node's report does not say how it came here")
         if not direct and following.node_id not in path:
             raise invalid("a node's report came another way than it says")

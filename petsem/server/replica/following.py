@@ -113,6 +113,8 @@ class Following:
             while True:
                 if self._inbox.full:
                     await self._inbox.room()
+                    # Nothing was heard because nothing was read.
+                    self._heard_s = loop.time()
                 raw = await self._call.read()
                 self._heard_s = loop.time()
                 if not isinstance(raw, bytes):

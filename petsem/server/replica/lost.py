@@ -27,6 +27,7 @@ from petsem.errors import PetsemError
 from petsem.model import Position
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.log_types import LogError
 from petsem.replication.image import PAGE_SIZE
 from petsem.replication.ltx import Encoder, Header, format_name
 from petsem.server import files
@@ -42,12 +43,13 @@ NAMES: Final = "names.json"
 @dataclass(frozen=True, slots=True)
 class Branch:
     """What this node has after `fork`. `start` is where its log can be read from: the fork, or
-    None if the log begins later. `fork_ms` is the time of the fork's transaction, if known."""
+    None if the log begins later. `since_ms` is the time of the first transaction after it, if the
+    log has that; `seconds` lie between the first and the last that it has."""
 
     fork: Position
     end: Position
     start: Position | None
-    fork_ms: int | None
+    since_ms: int | None
     seconds: float
 
     @property
@@ -66,15 +68,17 @@ class Lost:
 
 
 def branch_after(log: TransactionLog, fork: Position, end: Position) -> Branch:
-    """What the log says about everything after `fork`. Raises `DamagedRecord`."""
-    start = log.position_of(fork.txid)
+    """What the log says about everything after `fork`; a damaged one is as if it began later."""
+    try:
+        start = log.position_of(fork.txid)
+        times = [info.timestamp_ms for info in log.infos(fork.txid)]
+    except LogError:
+        start, times = None, []
     if start is not None and fork.checksum is not None and start != fork:
         start = None
-    first = log.info_at(fork.txid)
-    infos = list(log.infos(fork.txid))
-    times = [info.timestamp_ms for info in infos]
     seconds = (max(times) - min(times)) / 1000 if times else 0.0
-    return Branch(fork, end, start, None if first is None else first.timestamp_ms, seconds)
+    since_ms = min(times) if times and start is not None else None
+    return Branch(fork, end, start, since_ms, seconds)
 
 
 def check_unasked(branch: Branch, *, higher: bool, command: str) -> None:
@@ -138,7 +142,7 @@ def save(datadir: DataDir, log: TransactionLog, pool: ReadPool, branch: Branch) 
 def _names(pool: ReadPool, branch: Branch) -> LostNames:
     try:
         with pool.snapshot() as db:
-            return read_names(db, branch.fork.txid, branch.fork_ms)
+            return read_names(db, branch.fork.txid, branch.since_ms)
     except (PetsemError, apsw.Error):
         # A database that cannot be read is no reason to throw its log away.
         return LostNames({"unreadable": True}, [])

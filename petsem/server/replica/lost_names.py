@@ -2,7 +2,8 @@
 
 Guarantees: no value, envelope, key or token is read. Tokens and revocations are exactly those of
 the lost transactions, which their rows name. Orgs, apps and versions carry a time and no
-transaction, so all since shortly before the fork are listed: rather one too many than one missing.
+transaction, so all since shortly before the first that is lost are listed: rather too many than
+one missing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from petsem.model import Kind
 from petsem.server import sql
 
 _MARGIN_MS: Final = 5_000
-"""A row's time is taken when its request begins, the fork's when its group was committed."""
+"""A row's time is taken when its request begins, the transaction's when its group is committed."""
 
 _VERSIONS: Final = """
 SELECT o.name, a.name, v.version, v.change, v.subject, v.created_at, v.app
@@ -52,10 +53,10 @@ class LostNames:
     revoked: list[bytes]
 
 
-def read_names(db: apsw.Connection, fork_txid: int, fork_ms: int | None) -> LostNames:
-    """Names in what follows `fork_txid`, whose time is `fork_ms` (None: everything that has a
-    time is listed). Inside the caller's read transaction."""
-    since_ms = 0 if fork_ms is None else fork_ms - _MARGIN_MS
+def read_names(db: apsw.Connection, fork_txid: int, first_ms: int | None) -> LostNames:
+    """Names in what follows `fork_txid`, the first of it at `first_ms` (None: not known, so that
+    everything with a time is listed). Inside the caller's read transaction."""
+    since_ms = 0 if first_ms is None else first_ms - _MARGIN_MS
     revocations = sql.rows(db, _REVOCATIONS, (fork_txid,))
     body = {
         "since_ms": since_ms,

@@ -128,8 +128,7 @@ def own_report(parts: FollowParts) -> pb.NodeReport:
     if lag_ms is not None:
         report.lag_ms = min(lag_ms, _UINT32_MAX)
     del report.path[:]
-    # Before the welcome it is not known where the leader is.
-    report.path.extend(view.path or (parts.identity.node_id,))
+    report.path.extend(view.path)
     report.at_ms = parts.clock.unix_ms()
     if report.ByteSize() > limits.NODE_REPORT_MAX_BYTES:
         del report.warnings[:]

@@ -310,6 +310,8 @@ class ReplicaStore:
         if self._scan is not None:
             self._scan.cancel()
             await asyncio.wait([self._scan])
+        if self._mending is not None:
+            await asyncio.wait([self._mending])
         async with self._turn:
             await self._applying.stop()
             await self._upkeep.stop()
@@ -386,6 +388,9 @@ class ReplicaStore:
         self._applying.resume()
 
     def _set_aside(self, txid: int, applied: Position) -> None:
+        # The records that would bring the database back after a loss of power may go.
+        self._applier.sync()
+        remember_synced(self._datadir, applied.txid)
         with contextlib.suppress(LogError):
             for damage in self.log.quarantine(txid):
                 log.error("log_damaged", damage=str(damage))
@@ -393,10 +398,7 @@ class ReplicaStore:
             if gap.until.txid <= applied.txid:
                 self.log.drop_before(gap.until.txid)
         if self.log.gaps or self.log.end != self._receiving.end:
-            self._applier.sync()
-            remember_synced(self._datadir, None)
             self.log.reset(applied)
-            remember_synced(self._datadir, applied.txid)
 
     async def _scan_all(self) -> None:
         receiving = self._receiving

@@ -132,7 +132,7 @@ async def test_a_write_is_finished_when_its_caller_goes_away() -> None:
         raise RuntimeError("nobody hears this")
 
     method = forward_method(app)
-    asking = asyncio.create_task(method.answer(Member("fra-1", "fra"), ASKED))  # type: ignore[arg-type]
+    asking = asyncio.ensure_future(method.answer(Member("fra-1", "fra"), ASKED))
     async with asyncio.timeout(5):
         await begun.wait()
         asking.cancel()

@@ -13,11 +13,12 @@ from petsem.errors import unavailable
 from petsem.model import Position
 from petsem.replication.image import LOCK_PAGE, PAGE_SIZE
 from petsem.replication.ltx import decode
-from petsem.server.replica import feed_files
-from petsem.server.replica.feed_files import pages_of
+from petsem.server.replica import snapshot_source
+from petsem.server.replica.feed_files import Files, pages_of
+from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf, position_to_protobuf
-from tests.support.feeding import Feeder, Follower, Source, feeding
+from tests.support.feeding import Follower, Source, feeding
 from tests.unit.replication.drivers.log_support import flip, segment_files
 
 
@@ -233,37 +234,50 @@ async def test_snapshots_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await gate.wait()
         return source.checkpoint()
 
-    async with feeding(source, checkpointed=slowly, heartbeat_s=0.01) as node:
-        async with node.follower("a-1") as a, node.follower("a-2") as b, node.follower("a-3") as c:
-            for each in (a, b, c):
-                await each.beat() if await each.call.read() else None
-                await each.beat()
-            assert running == limits.SNAPSHOTS_AT_ONCE
-            gate.set()
-            for each in (a, b, c):
-                await each.until(source.end)
-            assert running == 3
+    async with (
+        feeding(source, checkpointed=slowly, heartbeat_s=0.01) as node,
+        node.follower("a-1") as a,
+        node.follower("a-2") as b,
+        node.follower("a-3") as c,
+    ):
+        for each in (a, b, c):
+            await each.call.read()
+            await each.beat()
+            await each.beat()
+        assert running == limits.SNAPSHOTS_AT_ONCE
+        gate.set()
+        for each in (a, b, c):
+            await each.until(source.end)
+        assert running == 3
 
 
-async def test_the_lock_page(tmp_path: Path) -> None:
+async def test_the_lock_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a database over 1 GiB is in no run; the pages beside it are."""
-    reader = _Reader()
+    source = Source(tmp_path)
     found = []
 
     async def emit(message: pb.FromLeader) -> None:
         if message.HasField("pages"):
             found.append((message.pages.first_page, message.pages.count))
 
-    source = Source(tmp_path)
-    async with feeding(source) as node:
-        await _pages(node, reader, emit)
-    run = limits.SNAPSHOT_RUN_PAGES
     first = LOCK_PAGE - 70
+    monkeypatch.setattr(snapshot_source, "PageReader", Zeros)
+    made = SnapshotSource(
+        source.path,
+        Files(source.log),
+        checkpointed=source.checkpointed,
+        position=lambda: source.end,
+    )
+    await made.send((source.end, first), emit, lambda _: None, lambda _: None)
+    run = limits.SNAPSHOT_RUN_PAGES
     assert found == [(first, run), (first + run, 8), (LOCK_PAGE + 1, 20)]
 
 
-class _Reader:
-    """A file of a little more than 1 GiB, all zeros."""
+class Zeros:
+    """A file of a little more than 1 GiB."""
+
+    def __init__(self, _: Path) -> None:
+        pass
 
     def size_pages(self) -> int:
         return LOCK_PAGE + 20
@@ -276,21 +290,9 @@ class _Reader:
         pass
 
 
-async def _pages(node: Feeder, reader: _Reader, emit: object) -> None:
-    from petsem.server.replica import snapshot_source
-
-    made = snapshot_source.PageReader
-    snapshot_source.PageReader = lambda _: reader  # type: ignore[assignment,misc]
-    try:
-        await node.snapshots._pages(node.source.end, LOCK_PAGE - 70, emit)  # type: ignore[arg-type]
-    finally:
-        snapshot_source.PageReader = made  # type: ignore[misc]
-
-
 def test_the_pages_of_a_file_are_counted(tmp_path: Path) -> None:
     """By its index: also of more pages than one byte of a number holds."""
     source = Source(tmp_path, pages=300)
     source.change(2)
     records = source.log.read(0, 1 << 24)
     assert [pages_of(each.data) for each in records] == [300, 2]
-    assert feed_files.pages_of(records[0].data) == len(decode(records[0].data).pages)

@@ -100,8 +100,8 @@ async def test_bad_files_change_nothing(rig: Rig, leader: LeaderSource) -> None:
     flipped[-200] ^= 1
     bad: list[tuple[tuple[int, bytes], str]] = [
         ((epoch, bytes(flipped)), "file-checksum"),
-        ((epoch, data[:-1]), "index"),
-        ((epoch, data + b"x"), "index"),
+        ((epoch, data[:-1]), "truncated"),
+        ((epoch, data + b"x"), "trailing"),
         ((epoch, b""), "truncated"),
         (remade(good, post=1 << 63 | 7), "rolling-checksum"),
         ((epoch + 1, data), "stamp"),

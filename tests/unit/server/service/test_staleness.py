@@ -153,9 +153,9 @@ async def test_an_app_that_is_not_here_yet_is_waited_for(cluster: Cluster) -> No
     """Whoever knows a version or position of it is not told that there is no such app."""
     follow(cluster.node)
     request = Request(cluster.token, None)
-    for fields in ({"min_version": 1}, {"version": 1}):
+    for asked in (Fetch("acme", "new", min_version=1), Fetch("acme", "new", version=1)):
         with pytest.raises(PetsemError) as refused:
-            await cluster.node.boot.fetch(request, "", Fetch("acme", "new", **fields))
+            await cluster.node.boot.fetch(request, "", asked)
         detail = refused.value.detail
         assert (refused.value.code, detail.have_version, detail.need_version) == (Code.STALE, 0, 1)
     have = cluster.node.writer.position
