@@ -15,7 +15,7 @@ from petsem.cli.api import connect
 from petsem.cli.extra import server_extra
 from petsem.cli.narrowing import Scope
 from petsem.cli.options import common, pass_run, remote
-from petsem.cli.output import Table, show
+from petsem.cli.output import Table, show, warn
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
 from petsem.errors import invalid
@@ -89,6 +89,11 @@ def promote_command(run: Run, key_id: str, force: bool) -> None:
             "POST", f"/v1/keyring/{key_id}/promote", KekInfo, _ADMIN, body=KekPromotion(force)
         )
     show(run, promoted, line=f"{promoted.purpose} key {promoted.id} is {promoted.state}")
+    if promoted.lacking:
+        warn(
+            "these nodes lack the key, and cannot open what is wrapped with it: "
+            + ", ".join(promoted.lacking)
+        )
 
 
 @click.command("retire", cls=Command)

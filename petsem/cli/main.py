@@ -124,11 +124,12 @@ for _command in (
     ),
     _group(
         "node",
-        "The cluster's nodes: list, invite, remove, promote.",
+        "The cluster's nodes: list, invite, remove, promote, accept-loss.",
         nodes.list_command,
         nodes.invite_command,
         nodes.remove_command,
         nodes.promote_command,
+        nodes.accept_loss_command,
     ),
     nodes.status_command,
     server_side.init_command,

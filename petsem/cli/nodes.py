@@ -1,4 +1,4 @@
-"""`petsem node list`, `invite` and `remove`, and `petsem status`.
+"""`petsem node list`, `invite`, `remove`, `promote` and `accept-loss`, and `petsem status`.
 
 Guarantees: shows what one node knows of all of them, problems included; `--watch` goes on through
 failures, since that is when it is looked at. A join token is printed on stdout and nowhere else,
@@ -27,6 +27,7 @@ from petsem.wire.http import (
     NodeInvitation,
     NodeInvited,
     NodeList,
+    NodeLossAccepted,
     NodePromoted,
     NodePromotion,
     NodeRemoved,
@@ -110,6 +111,22 @@ def promote_command(run: Run, node: str, force: bool) -> None:
     with connect(run) as api:
         path = f"/v1/nodes/{node}/promote"
         done = api.change("POST", path, NodePromoted, _ADMIN, body=NodePromotion(force))
+    show(run, done, line=done.message)
+
+
+@click.command("accept-loss", cls=Command)
+@click.argument("node", metavar="NODE", callback=_checked)
+@click.option("--yes", metavar="NAME", help="Do not ask; name the node.")
+@remote
+@pass_run
+def accept_loss_command(run: Run, node: str, yes: str | None) -> None:
+    """Let NODE give up what only it has, as it asked to be told. Ask NODE itself.
+
+    It saves those transactions under lost/ in its data directory, and follows the leader.
+    """
+    confirm_name(node, yes, f"what only {node} has is lost to the cluster; it keeps a copy")
+    with connect(run) as api:
+        done = api.change("POST", f"/v1/nodes/{node}/accept-loss", NodeLossAccepted, _ADMIN)
     show(run, done, line=done.message)
 
 

@@ -95,6 +95,8 @@ def _capture(db: apsw.Connection, datadir: DataDir, writer: Writer, now_ms: int)
         for epoch, first in sql.rows(db, "SELECT epoch, first_txid FROM epochs ORDER BY epoch")
     ]
     try:
+        # Whoever deleted the log gets a new one, which begins with a snapshot.
+        datadir.log.mkdir(mode=0o700, exist_ok=True)
         transactions = TransactionLog.open(datadir.log, reached=writer.logging.reached)
         _report(transactions)
         return begin_capture(

@@ -23,9 +23,9 @@ from petsem.replication.steps import Reached, nothing
 
 log = structlog.get_logger(__name__)
 
-_LATER_S: Final = 0.05
+_LATER_S: Final = 0.25
 _AGAIN_S: Final = 1.0
-_AT_ONCE_PAGES: Final = 512
+_AT_ONCE_PAGES: Final = 4_096
 
 
 class Logging:

@@ -32,6 +32,11 @@ def needs_change(path: Path) -> bool:
     wal = Path(f"{path}-wal")
     if wal.exists() and wal.stat().st_size:
         return True
+    return in_wal_mode(path)
+
+
+def in_wal_mode(path: Path) -> bool:
+    """Whether the file says of itself that it has a WAL, as a leader's does."""
     file = PageReader(path)
     try:
         page1 = file.read(1)

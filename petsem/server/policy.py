@@ -70,6 +70,7 @@ HTTP: Final[dict[tuple[str, str], Rule | None]] = {
     ("POST", "/v1/nodes/invite"): NODES_ADMIN,
     ("DELETE", "/v1/nodes/{node}"): NODES_ADMIN,
     ("POST", "/v1/nodes/{node}/promote"): NODES_ADMIN,
+    ("POST", "/v1/nodes/{node}/accept-loss"): NODES_ADMIN,
     ("GET", "/v1/status"): NODES_READ,
     ("GET", "/metrics"): NODES_READ,
     ("GET", "/v1/keyring"): NODES_ADMIN,

@@ -12,11 +12,13 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Final
 
 import apsw
 import structlog
 
+from petsem import limits
 from petsem.clock import Clock
 from petsem.crypto.keys import Purpose
 from petsem.errors import PetsemError, conflict, unavailable
@@ -37,14 +39,14 @@ from petsem.server.keys import Keys
 from petsem.server.peer.handlers import PeerStream
 from petsem.server.peer.identity import OwnCertificate
 from petsem.server.peer.renewal import LeaderAt
-from petsem.server.replica.candidates import Candidate, candidates
+from petsem.server.replica.candidates import MOST, Candidate, candidates
 from petsem.server.replica.feed import Feed
 from petsem.server.replica.feed_files import Files
 from petsem.server.replica.follow import Follow
 from petsem.server.replica.followers import Followers
 from petsem.server.replica.lost import Lost
 from petsem.server.replica.parts import FollowParts
-from petsem.server.replica.probe import highest_epoch
+from petsem.server.replica.probe import NOBODY, Led, newest_epoch
 from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.server.replica.store import Listeners, ReplicaStore
 from petsem.server.replica.upstream import Upstream
@@ -124,7 +126,6 @@ class Replication:
         self._trimming: asyncio.Task[None] | None = None
         self.describe: Callable[[], pb.NodeReport] = self._report
         """How this node is, as the others are told; the status service knows more."""
-        self.certificate = OwnCertificate(datadir, identity)
         self.upstream = Upstream()
         self.followers = Followers(identity.node_id, clock, self.epochs)
         self.log = CurrentLog()
@@ -145,6 +146,11 @@ class Replication:
         )
         writer.logging.followed = lambda: bool(self.followers.connected)
         writer.logging.published = self.feed.published
+
+    @cached_property
+    def certificate(self) -> OwnCertificate:
+        """This node's own, for the peer port and for whom it dials."""
+        return OwnCertificate(self._datadir, self._identity)
 
     @property
     def stream(self) -> PeerStream:
@@ -195,9 +201,10 @@ class Replication:
                 jumped=[self._jumped],
                 lost=[self._lost],
             ),
-            accept_command=f"petsem serve {self._datadir.path} --accept-lost-branch",
+            accept_command=f"petsem node accept-loss {self._identity.node_id}",
             reached=self._reached,
         )
+        store.start_scan()
         self.log.at = store.log
         self._epochs_at = -1
         parts = FollowParts(
@@ -237,16 +244,30 @@ class Replication:
         return LeaderAt(leader.peer, leader.node)
 
     async def leads_elsewhere(self) -> bool:
-        """Whether another node knows of a higher epoch than this one's database has."""
-        with contextlib.suppress(apsw.Error, PetsemError), self._pool.reading() as db:
-            own = read_position(db)
-            nodes = [each for each in self._candidates() if each.address]
-            if not nodes:
-                return False
-            said = Own(self._identity.node_id, self._identity.cluster_id, None, own.epoch)
-            seen = await highest_epoch(nodes, self.certificate, said, self._identity.region)
-            return seen > max(own.epoch, self._datadir.read_state().bound_epoch)
+        """Whether another node knows of a newer epoch than this one's directory does."""
+        bound = self._datadir.read_state().bound_epoch
+        with contextlib.suppress(apsw.Error, PetsemError):
+            with self._pool.reading() as db:
+                own = read_position(db).epoch
+            return (await self.led_elsewhere(own))[0] > max(own, bound)
         return False
+
+    async def led_elsewhere(self, epoch: int) -> Led:
+        """The newest epoch that members know which do not follow this node, and whose it is. They
+        hear that this node leads in `epoch`."""
+        behind = {
+            id_ for each in self.followers.following() for id_ in (each.node_id, *each.reports)
+        }
+        every = self._candidates(limits.NODES_MAX)
+        members = [each for each in every if each.node_id not in behind]
+        if not members:
+            return NOBODY
+        own = Own(self._identity.node_id, self._identity.cluster_id, None, epoch)
+        return await newest_epoch(members, self.certificate, own, self._identity.region)
+
+    def accept_loss(self) -> bool:
+        """Let this node give up its own branch, which it saves; False if it has none to give up."""
+        return self._follow is not None and self._follow.accept_loss()
 
     def _moved(self, *, durable: bool) -> None:
         """The disk of this node has more than before."""
@@ -263,8 +284,9 @@ class Replication:
         self._epochs_at = -1
         self.feed.rolled_back(lost.branch.fork)
 
-    def _candidates(self) -> list[Candidate]:
-        return candidates(self._pool, self._identity, self._config.peer.upstream, self._view.leader)
+    def _candidates(self, most: int = MOST) -> list[Candidate]:
+        upstream = self._config.peer.upstream
+        return candidates(self._pool, self._identity, upstream, self._view.leader, most=most)
 
     async def _checkpointed(self) -> Position:
         if self._view.role is Role.LEADER:
@@ -272,6 +294,8 @@ class Replication:
         store = self._store
         if store is None or store.applied is None:
             raise unavailable("this node has no data to make a snapshot of")
+        if not store.verified:
+            raise unavailable("this node is still checking its pages; ask another one")
         return store.applied
 
     async def _bind(self, epoch: int, leader: str) -> None:

@@ -3,7 +3,8 @@
 Guarantees: one role at a time, and while it changes neither; a change that was cut off is finished
 or undone by the next start; no epoch is used twice. With the embedded `static` leaser a node leads
 because its directory says so, until it is promoted, or hears that somebody leads in a higher epoch:
-then it becomes a replica, and what only it had is saved.
+then it becomes a replica, and what only it had is saved. Two that began the same epoch, cut off
+from each other, do not stay so: the one with the greater id begins another.
 
 It decides. The parts that it starts and stops do the work.
 """
@@ -21,10 +22,10 @@ import structlog
 
 from petsem.errors import PetsemError, conflict, invalid
 from petsem.model import Position, Role
-from petsem.replication.drivers.role_change import DatabaseInUse
+from petsem.replication.drivers.role_change import DatabaseInUse, enter_wal
 from petsem.replication.steps import ROLE_DRAIN, ROLE_RECORD, Reached, nothing
 from petsem.server.leading import log_what_is_left, take_up
-from petsem.server.mode_change import create_empty, needs_change, to_replica
+from petsem.server.mode_change import create_empty, in_wal_mode, needs_change, to_replica
 from petsem.wire import http
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ T = TypeVar("T")
 _CHANGING: Final = "the node is changing its role; ask another node, or again in a moment"
 _IN_USE_PAUSE_S: Final = 0.25
 _LOOK_S: Final = 1.0
+_ASK_S: Final = 5.0
+"""How often a leader asks the members that do not follow it whom they follow."""
 
 
 class Roles:
@@ -50,16 +53,7 @@ class Roles:
 
     async def start(self) -> None:
         """Take up the role that the directory records."""
-        node = self._node
-        if node.datadir.read_state().role == "leader":
-            if await node.replication.leads_elsewhere():
-                log.warning("not_leading", message="another node leads in a higher epoch")
-                await self._finish_leading_offline()
-                await self._follow()
-            else:
-                await self._lead()
-        else:
-            await self._follow()
+        await self._take_up()
         self._watch = asyncio.create_task(self._look(), name="roles")
 
     async def stop(self) -> None:
@@ -75,10 +69,7 @@ class Roles:
         """Make this node the leader; `conflict` if it is not the one that was named, leads already,
         or was not told to do without the others."""
         node = self._node
-        if node_id != node.identity.node_id:
-            raise invalid(
-                f"this node is {node.identity.node_id}; send the request to {node_id} itself"
-            )
+        self._require_own(node_id)
         if not force:
             raise conflict(
                 "the static leaser asks nobody, so a promotion takes --force: make sure that the "
@@ -119,6 +110,19 @@ class Roles:
                 message=_said(node_id, position, lost),
             )
 
+    def accept_loss(self, node_id: str) -> http.NodeLossAccepted:
+        """Give up the branch of this node that it keeps until an operator says so; `conflict` if
+        there is none."""
+        self._require_own(node_id)
+        if not self._node.replication.accept_loss():
+            raise conflict("this node keeps no branch of its own that waits for an operator")
+        log.warning("loss_accepted")
+        return http.NodeLossAccepted(
+            node=node_id,
+            message=f"{node_id} saves its own branch under lost/ in its data directory, and "
+            "follows the leader",
+        )
+
     async def step_down(self, why: str) -> None:
         """Stop leading and follow, because somebody leads in a higher epoch."""
         async with self._changing:
@@ -127,12 +131,33 @@ class Roles:
             log.warning("stepping_down", message=why)
             self._reached(ROLE_DRAIN)
             await self._leave()
-            await self._become_replica()
+            await self._finish_leading_offline()
             await self._follow()
+
+    def _require_own(self, node_id: str) -> None:
+        own = self._node.identity.node_id
+        if node_id != own:
+            raise invalid(f"this node is {own}; send the request to {node_id} itself")
+
+    async def _take_up(self) -> None:
+        node = self._node
+        state = node.datadir.read_state()
+        if state.role != "leader":
+            await self._follow()
+        elif node.view.epoch_seen > state.bound_epoch or await node.replication.leads_elsewhere():
+            log.warning("not_leading", message="another node leads in a higher epoch")
+            await self._finish_leading_offline()
+            await self._follow()
+        else:
+            await self._lead()
 
     async def _lead(self) -> None:
         node = self._node
         node.space.restore()
+        if not in_wal_mode(node.datadir.database):
+            change = partial(enter_wal, node.datadir.database, reached=self._reached)
+            await self._until_free(change)
+            node.pool.pause(_CHANGING)
         db, capture = await self._on_helper(
             partial(
                 take_up,
@@ -215,15 +240,53 @@ class Roles:
                 await asyncio.sleep(_IN_USE_PAUSE_S)
 
     async def _look(self) -> None:
-        """See to it that a leader learns of a higher epoch, from whoever follows or is asked."""
-        node = self._node
+        """See to it that a leader learns of a newer epoch, whoever knows of it, and that a change
+        which failed is tried again."""
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
         while True:
             await asyncio.sleep(_LOOK_S)
-            view = node.view
-            if view.role is not Role.LEADER or view.epoch_seen <= node.writer.position.epoch:
-                continue
-            with contextlib.suppress(PetsemError):
-                await self.step_down(f"somebody has seen epoch {view.epoch_seen}")
+            role = self._node.view.role
+            ask = role is Role.LEADER and loop.time() - asked_s >= _ASK_S
+            if ask:
+                asked_s = loop.time()
+            try:
+                if role is Role.UNKNOWN:
+                    await self._try_again()
+                elif role is Role.LEADER:
+                    await self._look_around(ask=ask)
+            except PetsemError as e:
+                log.error("role_change_failed", message=e.message)
+            except Exception as e:
+                log.error("role_change_failed", exc_info=e)
+
+    async def _try_again(self) -> None:
+        async with self._changing:
+            if self._node.view.role is Role.UNKNOWN:
+                await self._take_up()
+
+    async def _look_around(self, *, ask: bool) -> None:
+        view, identity = self._node.view, self._node.identity
+        own = self._node.writer.position.epoch
+        if ask and view.epoch_seen <= own:
+            epoch, leader = await self._node.replication.led_elsewhere(own)
+            view.epoch_seen = max(view.epoch_seen, epoch)
+            if epoch == own and leader not in ("", identity.node_id):
+                await self._part_from(leader)
+                return
+        if view.epoch_seen > own:
+            await self.step_down(f"somebody has seen epoch {view.epoch_seen}")
+
+    async def _part_from(self, leader: str) -> None:
+        """Another node began the same epoch. Nodes that are bound to one of the two would refuse
+        the other for ever: one begins another epoch, and the other one hears of it."""
+        if leader > self._node.identity.node_id:
+            return
+        async with self._changing:
+            if self._node.view.role is Role.LEADER:
+                log.warning("begins_another_epoch", message=f"{leader} leads in this one too")
+                await self._leave()
+                await self._lead()
 
     async def _on_helper(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._node.helper, call)

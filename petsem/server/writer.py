@@ -413,6 +413,9 @@ class Writer:
     def _adopt(self, db: apsw.Connection) -> None:
         self._db = db
         self.position = read_position(db)
+        # The hook tells of what is committed from now on; the WAL may hold more.
+        frames, _ = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)
+        self._checkpointer.committed(db, "main", frames)
         db.set_wal_hook(self._checkpointer.committed)
 
     async def _begin(self) -> apsw.Connection:

@@ -592,6 +592,13 @@ class NodePromoted(_Out, frozen=True):
     message: str
 
 
+class NodeLossAccepted(_Out, frozen=True):
+    """A node that gives up its own branch now."""
+
+    node: str
+    message: str
+
+
 class KekInfo(_Out, frozen=True):
     """A KEK, by its id; the key itself is in no answer."""
 

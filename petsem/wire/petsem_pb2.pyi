@@ -335,7 +335,7 @@ class FromLeader(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., transactions: _Optional[_Union[Transactions, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotBegin, _Mapping]] = ..., pages: _Optional[_Union[SnapshotPages, _Mapping]] = ..., snapshot_end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "cluster", "node", "region", "version", "schema", "keks", "epoch_seen", "position", "resume", "epochs")
+    __slots__ = ("protocol", "cluster", "node", "region", "version", "schema", "keks", "epoch_seen", "position", "resume", "epochs", "asks")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +347,7 @@ class Hello(_message.Message):
     POSITION_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    ASKS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     cluster: bytes
     node: str
@@ -358,7 +359,8 @@ class Hello(_message.Message):
     position: Position
     resume: SnapshotAt
     epochs: _containers.RepeatedCompositeFieldContainer[Epoch]
-    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., schema: _Optional[int] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., epoch_seen: _Optional[int] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., resume: _Optional[_Union[SnapshotAt, _Mapping]] = ..., epochs: _Optional[_Iterable[_Union[Epoch, _Mapping]]] = ...) -> None: ...
+    asks: bool
+    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., schema: _Optional[int] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., epoch_seen: _Optional[int] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., resume: _Optional[_Union[SnapshotAt, _Mapping]] = ..., epochs: _Optional[_Iterable[_Union[Epoch, _Mapping]]] = ..., asks: _Optional[bool] = ...) -> None: ...
 
 class Epoch(_message.Message):
     __slots__ = ("epoch", "first_txid", "leader")

@@ -1,1 +1,1 @@
-"""How fast, as ratios measured in one run: `python -m tests.bench [fetch|writes|scale|all]`."""
+"""How fast, as ratios measured in one run: `python -m tests.bench [NAME…|all]`."""

@@ -7,9 +7,14 @@ import platform
 
 import uvloop
 
-from tests.bench import fetch, scale, writes
+from tests.bench import fetch, replication, scale, writes
 
-_MEASUREMENTS = {"fetch": fetch.run, "writes": writes.run, "scale": scale.run}
+_MEASUREMENTS = {
+    "fetch": fetch.run,
+    "writes": writes.run,
+    "scale": scale.run,
+    "replication": replication.run,
+}
 
 
 def main() -> None:

@@ -2,14 +2,20 @@
 
 `python -m tests.bench.bare grpc BYTES` answers every unary call with the same BYTES bytes;
 `python -m tests.bench.bare litestar` parses the body of a PATCH as the API does and answers a
-small struct. Both print their port on one line.
+small struct; `python -m tests.bench.bare stream BYTES` answers a call with as many messages of
+BYTES bytes as its four bytes say, one each 5 ms, that begin with the `time.monotonic_ns()` at
+which they left. All print their port on one line.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -19,6 +25,8 @@ import uvloop
 from litestar import Litestar, Response, patch
 
 from petsem.wire import http
+
+_STREAM_PAUSE_S: Final = 0.005
 
 
 class _Any(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
@@ -32,9 +40,24 @@ class _Any(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at 
         return self._handler
 
 
-async def _grpc(answer: bytes) -> None:
+class _Stream(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
+    def __init__(self, size: int) -> None:
+        rest = bytes(size - 8)
+
+        async def handle(request: bytes, _context: object) -> AsyncIterator[bytes]:
+            for _ in range(int.from_bytes(request, "big")):
+                await asyncio.sleep(_STREAM_PAUSE_S)
+                yield time.monotonic_ns().to_bytes(8, "big") + rest
+
+        self._handler = grpc.unary_stream_rpc_method_handler(handle)
+
+    def service(self, _details: object) -> grpc.RpcMethodHandler[bytes, bytes]:
+        return self._handler
+
+
+async def _grpc(handler: grpc.GenericRpcHandler) -> None:  # type: ignore[type-arg]
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((_Any(answer),))
+    server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(json.dumps({"port": port}), flush=True)
@@ -59,7 +82,9 @@ def _litestar() -> None:
 
 def main() -> None:
     if sys.argv[1] == "grpc":
-        uvloop.run(_grpc(bytes(int(sys.argv[2]))))
+        uvloop.run(_grpc(_Any(bytes(int(sys.argv[2])))))
+    elif sys.argv[1] == "stream":
+        uvloop.run(_grpc(_Stream(int(sys.argv[2]))))
     else:
         _litestar()
 

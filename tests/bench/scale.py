@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import apsw
@@ -42,7 +42,7 @@ _NOBODY = Verified(bytes(16), bytes(16), Kind.OPERATOR, "operator:bench", None, 
 def run() -> None:
     """Print the ratio of fetch times, time to ready, and resident memory."""
     with processes.temporary() as root:
-        made = {apps: _fill(root / str(apps), apps) for apps in (_SMALL, _LARGE)}
+        made = {apps: fill(root / str(apps), apps) for apps in (_SMALL, _LARGE)}
         with (
             processes.node(made[_SMALL].directory) as small,
             processes.node(made[_LARGE].directory) as large,
@@ -97,8 +97,20 @@ def _asked(apps: int, seed: int) -> Iterator[bytes]:
         yield pb.FetchRequest(org="acme", app=app, machine="m1").SerializeToString()
 
 
-def _fill(root: Path, apps: int) -> cluster.Cluster:
-    """A cluster with so many apps, written with the server's own rows and keys."""
+def _small_value() -> bytes:
+    return b"v" * 64
+
+
+def fill(
+    root: Path,
+    apps: int,
+    *,
+    per_app: int = _PER_APP,
+    at_once: int = _APPS_A_TRANSACTION,
+    value: Callable[[], bytes] = _small_value,
+) -> cluster.Cluster:
+    """A cluster with so many apps of so many secrets, written with the server's own rows and keys,
+    so many apps a transaction."""
     root.mkdir()
     made = cluster.make(root)
     keyring = DataDir(made.directory).default_keyring.read_bytes()
@@ -106,17 +118,24 @@ def _fill(root: Path, apps: int) -> cluster.Cluster:
     bundles = Bundles(keys)
     with_writer = open_writer(DataDir(made.directory).database)
     now_ms = SystemClock().unix_ms()
-    for first in range(0, apps, _APPS_A_TRANSACTION):
-        last = min(first + _APPS_A_TRANSACTION, apps)
-        _transaction(with_writer, keys, bundles, range(first, last), now_ms)
+    for first in range(0, apps, at_once):
+        values = {
+            n: [value() for _ in range(per_app)] for n in range(first, min(first + at_once, apps))
+        }
+        _transaction(with_writer, keys, bundles, values, now_ms)
     with_writer.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE)
     with_writer.close()
     return made
 
 
 def _transaction(
-    db: apsw.Connection, keys: Keys, bundles: Bundles, numbers: range, now_ms: int
+    db: apsw.Connection,
+    keys: Keys,
+    bundles: Bundles,
+    values: Mapping[int, Sequence[bytes]],
+    now_ms: int,
 ) -> None:
+    """Add apps with these values, by the apps' numbers."""
     db.execute("BEGIN IMMEDIATE")
     before = read_position(db)
     txn = Txn(db, Position(before.epoch, before.txid + 1), now_ms)
@@ -125,18 +144,20 @@ def _transaction(
         org = orgs.insert_org(db, random_id(), "acme", now_ms)
         keys.create(db, org.tokens_owner, now_ms)
         add_root_key(db, keys, org.tokens_owner, now_ms)
-    for number in numbers:
+    for number, of_app in values.items():
         app = orgs.insert_app(db, org, random_id(), f"app-{number}", now_ms)
         owner = app.owner(org.uid)
         key = keys.create(db, owner, now_ms)
-        for index in range(_PER_APP):
-            name, value = f"SECRET_{index:02d}", b"v" * 64
+        size = 0
+        for index, value in enumerate(of_app):
+            name = f"SECRET_{index:02d}"
+            size += len(name) + len(value)
             place = owner.place(Record.VALUE, name.encode(), 1)
             digest = secret_digest(key, app.incarnation, name, value)
             envelope = keys.seal(db, owner, place, value)
             secrets.insert(db, app.id, SecretRow(name, 1, 1, digest, envelope, len(value)))
         version = VersionRow(1, now_ms, _NOBODY.subject, _NOBODY.nonce, "set", None)
-        secrets.add_version(db, app, version, _PER_APP, _PER_APP * (9 + 64))
+        secrets.add_version(db, app, version, len(of_app), size)
         txn.changed[app.id] = None
     for topic in txn.changed:
         bundles.finish(txn, topic, [None])

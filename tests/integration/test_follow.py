@@ -60,6 +60,7 @@ async def test_the_walk(tmp_path: Path) -> None:
         assert last == pb.Ack(received=4, durable=4, applied=4, epoch=1)
         assert view.problem is None
     assert not view.path
+    assert not world.replica.upstream.connected
 
 
 async def test_what_has_arrived_is_stored_together(tmp_path: Path) -> None:
@@ -388,6 +389,7 @@ async def test_stopping_waits_for_the_disk(tmp_path: Path) -> None:
         await gate.wait()
 
     async with following(tmp_path, at, script, start=False) as world:
+        world.replica.retime(dataclasses.replace(QUICK, dead_s=30))
         world.disk.slow = slow
         world.replica.follow.start()
         await arrived.wait()
@@ -396,5 +398,5 @@ async def test_stopping_waits_for_the_disk(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         assert not stopping.done()
         gate.set()
-        await stopping
+        await asyncio.wait_for(stopping, 5)
         assert world.disk.durable == made.at

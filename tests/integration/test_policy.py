@@ -103,6 +103,10 @@ HTTP: Final[dict[Where, Case]] = {
     ("DELETE", "/v1/nodes/{node}"): Case(
         "nodes:admin", of_cluster=True, parameters={"node": "doomed"}
     ),
+    # Of another node than the one that is asked, which has nothing to do with it.
+    ("POST", "/v1/nodes/{node}/promote"): Case(
+        "nodes:admin", of_cluster=True, status=400, parameters={"node": "doomed"}
+    ),
     ("GET", "/v1/status"): Case("nodes:read", of_cluster=True),
     ("GET", "/metrics"): Case("nodes:read", of_cluster=True),
     ("GET", "/v1/keyring"): Case("nodes:admin", of_cluster=True),

@@ -3,6 +3,7 @@ file is what the leader had."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import pickle
 import signal
@@ -65,6 +66,11 @@ def _hash(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()
 
 
+def _run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "tests.support.storing", *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
+
+
 @pytest.mark.parametrize(("step", "calls"), STEPS)
 async def test_a_kill_at_a_step_loses_nothing(
     tmp_path: Path, script: tuple[Path, Script, dict[int, str]], step: str, calls: int
@@ -73,12 +79,7 @@ async def test_a_kill_at_a_step_loses_nothing(
     follows from there."""
     file, made, images = script
     directory = tmp_path / "replica"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.storing", directory, file, step, str(calls)],
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
+    done = await asyncio.to_thread(_run, str(directory), str(file), step, str(calls))
     assert done.returncode == -signal.SIGKILL, f"{step} was not reached {calls} times"
     promised = int((done.stdout.split() or [b"0"])[-1])
     rig = Rig(directory)

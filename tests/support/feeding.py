@@ -50,7 +50,9 @@ class Source:
         self.path = directory / "source.db"
         self.path.touch(0o600)
         (directory / "log").mkdir()
-        self.log = TransactionLog.open(directory / "log", **{"segment_bytes": 2 * 1024 * 1024, **options})
+        self.log = TransactionLog.open(
+            directory / "log", **{"segment_bytes": 2 * 1024 * 1024, **options}
+        )
         self.pages: Pages = {}
         self.commit = 0
         self.epochs: list[Epoch] = [(1, 1, "here")]

@@ -6,16 +6,15 @@ Nothing here sleeps for a while and hopes: whatever is waited for is looked at u
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
-import random
-import re
 import shutil
 import signal
-import socket
-import threading
-import time
+import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,15 +23,13 @@ from petsem.model import Position
 from petsem.replication.image import PAGE_SIZE
 from petsem.server.config_keys import Address
 from petsem.server.init import init_cluster
-from tests.support.daemon import PETSEM, SERVE, Daemon, Ran, configure, run, until
+from tests.support.daemon import Daemon, Ran, configure, run, until
 from tests.support.doors import Doors
-from tests.support.offline import Disk
+from tests.support.ports import free_port
+from tests.support.proxy import Proxy
 from tests.support.rebuilt import shown
 
 WITHIN_S: Final = 20.0
-_PORTS: Final = range(20_000, 32_000)
-"""Below those that the kernel gives to clients, so that none is taken while its node is down."""
-_given: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +49,14 @@ class Ports:
 class Member:
     """One node, its process and its clients."""
 
-    def __init__(self, daemon: Daemon, operator: str, ports: Ports) -> None:
+    def __init__(self, daemon: Daemon, directory: Path, operator: str, ports: Ports) -> None:
         self.daemon = daemon
+        self.directory = directory
+        """The data directory, as this process sees it."""
         self.operator = operator
         self.ports = ports
         # Known before the first start, and the same after each.
         daemon.http, daemon.grpc = ports.http, ports.grpc
-
-    @property
-    def directory(self) -> Path:
-        """The data directory, as this process sees it."""
-        return self.daemon.directory
 
     @property
     def database(self) -> Path:
@@ -72,7 +66,7 @@ class Member:
     @property
     def node_id(self) -> str:
         """As its directory has it."""
-        return str(json.loads((self.directory / "node.json").read_text())["node"])
+        return str(json.loads((self.directory / "node.json").read_text())["node_id"])
 
     def doors(self) -> Doors:
         """Clients of it, for a `with`."""
@@ -112,6 +106,14 @@ class Member:
         """Its events of this name, of this run."""
         return [each for each in self.daemon.events() if each["event"] == event]
 
+    def says(self, event: str, within_s: float = WITHIN_S) -> dict[str, Any]:
+        """Wait for the first such event of this run."""
+
+        def look() -> dict[str, Any] | None:
+            return next(iter(self.logged(event)), None)
+
+        return until(look, f"{event} in the log of {self.node_id}", within_s)
+
     def resident_mib(self) -> float:
         """Its memory now."""
         pages = int(Path(f"/proc/{self.daemon.pid}/statm").read_text().split()[1])
@@ -129,58 +131,57 @@ class Member:
 
 @dataclass
 class Fleet:
-    """A leader and the nodes that joined it."""
+    """A leader and the nodes that joined it. With a `proxy`, every way to the leader that a node
+    knows of goes through that."""
 
     root: Path
     operator: str
     leader: Member
     replicas: list[Member] = field(default_factory=list)
+    proxy: Proxy | None = None
 
     @property
     def nodes(self) -> list[Member]:
         """All."""
         return [self.leader, *self.replicas]
 
-    def invite(self, region: str) -> str:
-        """A join token, by the command line."""
-        with self.leader.doors() as doors:
-            invited = doors.cli("node", "invite", "--region", region)
-        assert invited.code == 0, invited
-        return invited.out.decode().strip()
+    @property
+    def link(self) -> Proxy:
+        """The proxy, where there is one."""
+        assert self.proxy is not None
+        return self.proxy
 
     def join(
         self,
-        region: str,
+        name: str,
         *,
-        upstream: int | None = None,
-        advertise: int | None = None,
         daemon: Daemon | None = None,
+        seen: Path | None = None,
         command: Callable[..., Ran] = run,
-        start: bool = True,
     ) -> Member:
-        """One more replica. `upstream` is the peer port that it follows first, `advertise` the one
-        it gives to others; `daemon` and `command`: somewhere else than under `root`."""
+        """One more replica, by the command line, not started yet. `daemon`, `seen` and `command`:
+        on another disk than `root`, as its processes and as this one see it."""
+        daemon = daemon or Daemon(self.root / name)
+        seen = seen or daemon.directory
+        shutil.copy(_keyring_of(self.leader.directory), _keyring_of(seen))
+        with self.leader.doors() as doors:
+            invited = doors.cli("node", "invite", "--region", name)
+        assert invited.code == 0, invited
         ports = Ports.free()
-        daemon = daemon or Daemon(self.root / f"{region}{len(self.replicas)}")
-        directory = daemon.directory
-        keyring = self.root / f"{region}{len(self.replicas)}.keyring.json"
-        shutil.copy(_keyring_of(self.leader.directory), keyring)
         joined = command(
-            *("join", directory, "--region", region, "--keyring", keyring),
+            *("join", daemon.directory, "--region", name),
             *("--http", f"127.0.0.1:{ports.http}", "--grpc", f"127.0.0.1:{ports.grpc}"),
             *("--peer", f"127.0.0.1:{ports.peer}"),
-            environ={"PETSEM_JOIN_TOKEN": self.invite(region)},
+            environ={"PETSEM_JOIN_TOKEN": invited.out.decode().strip()},
         )
         assert joined.code == 0, joined
-        member = Member(daemon, self.operator, ports)
-        if upstream is not None:
-            configure(directory, "peer", upstream=f"127.0.0.1:{upstream}")
-        if advertise is not None:
-            configure(directory, "peer", advertise=f"127.0.0.1:{advertise}")
-        self.replicas.append(member)
-        if start:
-            daemon.start()
-        return member
+        self.replicas.append(Member(daemon, seen, self.operator, ports))
+        return self.replicas[-1]
+
+    def start(self) -> None:
+        """Every node, side by side."""
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda node: node.daemon.start(), self.nodes))
 
     def position(self) -> Position:
         """Where the leader is."""
@@ -205,18 +206,59 @@ class Fleet:
     def close(self) -> None:
         """End what still runs."""
         for node in reversed(self.nodes):
-            with contextlib.suppress(ProcessLookupError):
-                if node.daemon.alive:
-                    node.daemon.signal(signal.SIGCONT)
-                    node.daemon.kill()
+            if node.daemon.alive:
+                node.daemon.kill()
+        if self.proxy is not None:
+            self.proxy.close()
+
+
+REGIONS: Final = ("fra", "nrt")
 
 
 @contextlib.contextmanager
 def fleet(
-    root: Path, replicas: int = 1, *, leader_seen_at: int | None = None, **peer: object
+    root: Path, replicas: int = 1, *, proxied: bool = False, start: bool = True
 ) -> Iterator[Fleet]:
-    """A leader and so many replicas that have its data. The leader says that it is reached at
-    `leader_seen_at`, if that is not its own port: through a proxy."""
+    """A leader and so many replicas that have its data, all in step. `start` False: none runs."""
+    template = _template()
+    cluster = template.copy(root, replicas)
+    try:
+        if proxied:
+            behind = free_port()
+            front = cluster.leader.ports.peer
+            configure(cluster.leader.directory, "peer", bind=f"127.0.0.1:{behind}")
+            configure(cluster.leader.directory, "peer", advertise=f"127.0.0.1:{front}")
+            cluster.proxy = Proxy(front, behind).start()
+        if start:
+            cluster.start()
+            cluster.converged()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A cluster that was made once, and stopped in order: joining costs seconds."""
+
+    root: Path
+    operator: str
+    ports: dict[str, Ports]
+
+    def copy(self, root: Path, replicas: int) -> Fleet:
+        members = []
+        for name in ("leader", *REGIONS[:replicas]):
+            shutil.copytree(self.root / name, root / name)
+            shutil.copy(_keyring_of(self.root / name), _keyring_of(root / name))
+            daemon = Daemon(root / name)
+            members.append(Member(daemon, root / name, self.operator, self.ports[name]))
+        return Fleet(root, self.operator, members[0], members[1:])
+
+
+@functools.cache
+def _template() -> _Template:
+    root = Path(tempfile.mkdtemp(prefix="petsem-fleet-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     ports = Ports.free()
     directory = root / "leader"
     made = init_cluster(
@@ -227,32 +269,20 @@ def fleet(
         peer=Address("127.0.0.1", ports.peer),
     )
     operator = made.operator_token_file.read_text().strip()
-    if leader_seen_at is not None:
-        configure(directory, "peer", advertise=f"127.0.0.1:{leader_seen_at}")
-    cluster = Fleet(root, operator, Member(Daemon(directory), operator, ports))
+    cluster = Fleet(root, operator, Member(Daemon(directory), directory, operator, ports))
     try:
         cluster.leader.daemon.start()
         with cluster.leader.doors() as doors:
             doors.furnish("acme", "web")
             doors.set("acme/web", FIRST="1")
-        for number in range(replicas):
-            cluster.join(("fra", "nrt", "iad")[number % 3])
-        if replicas:
-            cluster.converged()
-        yield cluster
+        for name in REGIONS:
+            cluster.join(name).daemon.start()
+        cluster.converged()
+        for node in reversed(cluster.nodes):
+            assert node.daemon.stop() == 0, node.daemon.said()
     finally:
         cluster.close()
-
-
-def free_port() -> int:
-    """A port that nobody has and nobody was given here."""
-    while True:
-        port = random.SystemRandom().choice(_PORTS)
-        if port in _given:
-            continue
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            _given.add(port)
-            return port
+    return _Template(root, operator, {n.directory.name: n.ports for n in cluster.nodes})
 
 
 def canonical(leader: Member) -> bytes:

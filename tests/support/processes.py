@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -27,6 +27,7 @@ class Process:
     http: int
     grpc: int
     ready_s: float = 0.0
+    peer: int = 0
 
     def cpu_s(self) -> float:
         """Seconds of CPU, user and system, of all its threads so far.
@@ -54,6 +55,16 @@ def bare(*arguments: str) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
+def light_followers(peer: int, directories: Sequence[Path]) -> Iterator[None]:
+    """`tests.bench.light_followers` with these nodes' certificates, once all have all there is."""
+    program = [sys.executable, "-m", "tests.bench.light_followers", f"127.0.0.1:{peer}"]
+    with _running([*program, *map(str, directories)]) as child:
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["following"] == len(directories)
+        yield
+
+
+@contextlib.contextmanager
 def node(directory: Path, *command: str) -> Iterator[Process]:
     """`petsem serve DIR`, ready. `command` replaces the program, keeping its output's form.
 
@@ -65,8 +76,8 @@ def node(directory: Path, *command: str) -> Iterator[Process]:
     with log.open("wb") as sink, _running(arguments, stderr=sink) as child:
         event = _serving(child, log)
         ready_s = time.monotonic() - started_s
-        ports = {door: int(event[door].rpartition(":")[2]) for door in ("http", "grpc")}
-        yield Process(child.pid, ports["http"], ports["grpc"], ready_s)
+        ports = {door: int(event[door].rpartition(":")[2]) for door in ("http", "grpc", "peer")}
+        yield Process(child.pid, ports["http"], ports["grpc"], ready_s, ports["peer"])
 
 
 def _serving(child: subprocess.Popen[str], log: Path) -> dict[str, str]:

@@ -11,10 +11,7 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Self
-
-from tests.support.fleet import free_port
 
 _READ_BYTES: Final = 64 * 1024
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -35,8 +32,8 @@ class Way:
 class Proxy:
     """Listens on `port`; `up` is the way to the server, `down` the way back."""
 
-    def __init__(self, to_port: int = 0) -> None:
-        self.port = free_port()
+    def __init__(self, port: int, to_port: int) -> None:
+        self.port = port
         self.to_port = to_port
         self.up = Way()
         self.down = Way()
@@ -47,17 +44,14 @@ class Proxy:
         self._ready = threading.Event()
         self._writers: set[asyncio.StreamWriter] = set()
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Listen, on a thread of its own."""
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(10), "the proxy's port is taken"
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Reset what is left, and listen no more."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 

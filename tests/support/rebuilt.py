@@ -71,6 +71,8 @@ def shown(database: Path, position: Position | None = None) -> bytes:
         db = apsw.Connection(str(copy))
         if position is None:
             ((epoch, txid),) = db.execute("SELECT epoch, txid FROM position").fetchall()
+            assert isinstance(epoch, int)
+            assert isinstance(txid, int)
             position = Position(epoch, txid)
         image = bytes(db.serialize("main"))
         db.close()

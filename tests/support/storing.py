@@ -56,9 +56,9 @@ async def replay(rig: Rig, script: Script, *, batch: int = 3) -> None:
             await store.trim(None)
 
 
-async def main(directory: str, file: str, step: str = "", calls: str = "0") -> None:
-    script = pickle.loads(Path(file).read_bytes())
+async def main(script: Script, directory: str, step: str = "", calls: str = "0") -> None:
     rig = Rig(Path(directory))
+    rig.segment_bytes = 2**20
     await rig.open(killing_step(step, int(calls)))
     await replay(rig, script)
     await rig.close()
@@ -68,4 +68,5 @@ if __name__ == "__main__":
     # Under its own name, because that is how a script was pickled.
     from tests.support import storing
 
-    asyncio.run(storing.main(*sys.argv[1:]))
+    _, at, script, *fatal = sys.argv
+    asyncio.run(storing.main(pickle.loads(Path(script).read_bytes()), at, *fatal))

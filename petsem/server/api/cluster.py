@@ -41,6 +41,12 @@ async def _promote_node(ask: Ask) -> http.NodePromoted:
     return await ask.node.roles.promote(ask.parameter("node"), force=body.force)
 
 
+async def _accept_loss(ask: Ask) -> http.NodeLossAccepted:
+    ask.authorize()
+    await ask.no_body()
+    return ask.node.roles.accept_loss(ask.parameter("node"))
+
+
 async def _keyring(ask: Ask) -> http.KeyringList:
     ask.authorize()
     return await ask.node.keyring.list()
@@ -121,8 +127,8 @@ ROUTES: Final = (
         handle=_promote_node,
         tag="nodes",
         summary="Make a replica the leader",
-        about="Asked of the node itself, which raises the epoch and leads. With the `static` leaser "
-        "it takes `force`: what only the old leader had is lost to the cluster, and is saved "
+        about="Asked of the node itself, which raises the epoch and leads. With the `static` "
+        "leaser it takes `force`: what only the old leader had is lost to the cluster, and is saved "
         "under `lost/` on it when it comes back as a replica. The answer says what that may be.",
         body=http.NodePromotion,
         body_optional=True,
@@ -130,6 +136,19 @@ ROUTES: Final = (
         reply=http.NodePromoted,
         examples=(("promoted", examples.NODE_PROMOTED),),
         fails=(Code.NOT_FOUND, Code.CONFLICT),
+    ),
+    Route(
+        method="POST",
+        path="/v1/nodes/{node}/accept-loss",
+        handle=_accept_loss,
+        tag="nodes",
+        summary="Let a node give up its own branch",
+        about="Asked of the node itself, which has transactions that the leader has not, too many "
+        "to give up without asking. They are saved under `lost/` on it, with a list of the names "
+        "in them, and it follows the leader. `conflict` if it waits for no such word.",
+        reply=http.NodeLossAccepted,
+        examples=(("accepted", examples.NODE_LOSS_ACCEPTED),),
+        fails=(Code.CONFLICT,),
     ),
     Route(
         method="GET",

@@ -286,8 +286,13 @@ NODE_PROMOTED: Final = http.NodePromoted(
         transactions=0,
         leader_seen_ms_ago=4_200,
     ),
-    message="fra-5d6c7b8a leads from epoch 3 on. It had everything that ams-88e0e533 was last heard "
-    "to have, 4.2 s ago; what that committed later is lost to the cluster",
+    message="fra-5d6c7b8a leads from epoch 3 on. It had everything that ams-88e0e533 was last "
+    "heard to have, 4.2 s ago; what that committed later is lost to the cluster",
+)
+NODE_LOSS_ACCEPTED: Final = http.NodeLossAccepted(
+    node="ams-88e0e533",
+    message="ams-88e0e533 saves its own branch under lost/ in its data directory, and follows the "
+    "leader",
 )
 KEK: Final = http.KekInfo(purpose="secrets", id=_KEY_ID, state="primary", held=True, wraps=42)
 RETIRED_KEK: Final = http.KekInfo(

@@ -35,6 +35,8 @@ def candidates(
     identity: NodeIdentity,
     configured: Address | None,
     leader: LeaderAddresses | None,
+    *,
+    most: int = MOST,
 ) -> list[Candidate]:
     """Whom to dial now: as the configuration, the node's own database and the last word of the
     leader have it. Of these the last two may be missing."""
@@ -59,4 +61,4 @@ def candidates(
         add(known.peer, known.id)
     for row in sorted(members, key=lambda row: row.region != identity.region):
         add(row.peer, row.id)
-    return list(found.values())[:MOST]
+    return list(found.values())[:most]

@@ -136,8 +136,13 @@ class Feed:
                 following.needs_from = session.at.txid
             stream = FollowerStream(self._supply, session, following, send)
             await send(pb.FromLeader(welcome=self._welcome(branch)).SerializeToString())
+            if said.asks:
+                return
             await self._serve(stream, following, requests, session.state)
         except Unfit as unfit:
+            if unfit.rule is Rule.DEPOSED:
+                # This node leads no more, and hears of it here first.
+                self._view.epoch_seen = max(self._view.epoch_seen, hello.epoch_seen)
             raise _refusal(unfit) from None
 
     async def _serve(
@@ -161,12 +166,15 @@ class Feed:
         return self._view.path or (self._identity.node_id,)
 
     def _own(self) -> Own:
+        leads, end = self._view.role is Role.LEADER, self._position()
+        # What a leader has heard of since does not make it the leader of that.
+        led = end.epoch if leads and end is not None else None
         return Own(
             node_id=self._identity.node_id,
             cluster_id=self._identity.cluster_id,
-            epoch_seen=self._epoch_seen(),
+            epoch_seen=self._epoch_seen() if led is None else led,
             path=self._path(),
-            is_leader=self._view.role is Role.LEADER,
+            is_leader=leads,
         )
 
     def _epoch_seen(self) -> int:

@@ -62,6 +62,7 @@ class Follow:
         self._wake = asyncio.Event()
         self._stopping = False
         self._accepted = False
+        self._asks = False
         self._bad_frames = 0
         self._doubted = False
         self._rounds_failed = 0
@@ -100,11 +101,13 @@ class Follow:
         if self._following is not None:
             self._following.end(Again())
 
-    def accept_loss(self) -> None:
+    def accept_loss(self) -> bool:
         """An operator accepts that this node's own branch is dropped where the next stream says
-        so; try now."""
-        self._accepted = True
-        self._wake.set()
+        so; try now. False, and nothing is accepted, if the node does not wait for that."""
+        if self._asks:
+            self._accepted = True
+            self._wake.set()
+        return self._asks
 
     async def _run(self) -> None:
         while not self._stopping:
@@ -179,9 +182,10 @@ class Follow:
             self._upstream.clear()
             parts.view.path = ()
             if following.storing.rolled_back:
-                self._accepted = False
+                self._accepted = self._asks = False
             if following.storing.stored:
                 self._bad_frames = 0
+                self._asks = False
             if self._settled:
                 self._lost.reset()
             call.cancel()
@@ -229,6 +233,7 @@ class Follow:
                 useless = False
                 self._problem(f"{where} sent data that does not follow what this node has")
             case NeedsOperator():
+                self._asks = True
                 self._problem(error.message)
             case PetsemError():
                 useless = error.code in _USELESS

@@ -78,9 +78,14 @@ def _value(said: pb.FromLeader) -> Message:
 
 
 def hello(
-    own: Own, region: str, epochs: Sequence[tuple[int, int, str]], keks: Sequence[pb.KekIds]
+    own: Own,
+    region: str,
+    epochs: Sequence[tuple[int, int, str]],
+    keks: Sequence[pb.KekIds],
+    *,
+    asks: bool = False,
 ) -> pb.FromReplica:
-    """What a follower says first."""
+    """What a follower says first, or who only `asks` for the welcome."""
     message = pb.Hello(
         protocol=PROTOCOL,
         cluster=own.cluster_id,
@@ -90,6 +95,7 @@ def hello(
         schema=SCHEMA_VERSION,
         keks=keks,
         epoch_seen=own.epoch_seen,
+        asks=asks,
         epochs=[
             pb.Epoch(epoch=epoch, first_txid=first, leader=leader)
             for epoch, first, leader in epochs[-limits.STREAM_EPOCHS_MAX :]

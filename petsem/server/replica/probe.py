@@ -1,7 +1,8 @@
-"""Asking the other nodes whether somebody leads in a higher epoch than this node's.
+"""Asking the other nodes whether somebody else leads, and in which epoch.
 
 Guarantees: bounded in time, however many do not answer; silence is no answer, so a node that
 reaches nobody decides alone. What a node says counts only over its certificate of the cluster.
+Who leads in an older epoch than the asking node's hears of that by being asked.
 """
 
 from __future__ import annotations
@@ -20,32 +21,37 @@ from petsem.server.replica import messages
 from petsem.server.replica.candidates import Candidate
 
 WITHIN_S: Final = 1.5
+Led = tuple[int, str]
+"""An epoch, and whose it is: empty if that was not said. Greater is newer."""
+NOBODY: Final[Led] = (0, "")
 
 
-async def highest_epoch(
+async def newest_epoch(
     nodes: Sequence[Candidate], certificate: OwnCertificate, own: Own, region: str
-) -> int:
-    """The highest epoch that any of `nodes` has seen; 0 if none answers in time."""
+) -> Led:
+    """The newest epoch that any of `nodes` knows; `NOBODY` if none answers in time."""
 
-    async def ask(node: Candidate) -> int:
+    async def ask(node: Candidate) -> Led:
         try:
             async with asyncio.timeout(WITHIN_S):
-                return await _epoch_seen(node, certificate, own, region)
+                return await _epoch_of(node, certificate, own, region)
         except (TimeoutError, grpc.aio.AioRpcError, PetsemError, Broken):
-            return 0
+            return NOBODY
 
-    return max(await asyncio.gather(*map(ask, nodes)), default=0)
+    return max(await asyncio.gather(*map(ask, nodes)), default=NOBODY)
 
 
-async def _epoch_seen(node: Candidate, certificate: OwnCertificate, own: Own, region: str) -> int:
+async def _epoch_of(node: Candidate, certificate: OwnCertificate, own: Own, region: str) -> Led:
     channel = peer_channel(certificate.tls, own.cluster_id, node.address, node.node_id)
     try:
         call = channel.stream_stream(STREAM, None, None)()  # type: ignore[call-arg]
-        await call.write(messages.hello(own, region, (), ()).SerializeToString())
+        hello = messages.hello(own, region, (), (), asks=True)
+        await call.write(hello.SerializeToString())
         raw = await call.read()
         if not isinstance(raw, bytes):
-            return 0
+            return NOBODY
         said, _ = messages.parse(raw)
-        return said.welcome.epoch_seen
+        begun = [(each.epoch, each.leader) for each in said.welcome.epochs]
+        return max((said.welcome.epoch_seen, ""), *begun)
     finally:
         await channel.close(None)

@@ -24,7 +24,7 @@ from petsem.replication.drivers.apply import Applied, Applier, Busy
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.locks import PENDING_MAX_S
 from petsem.replication.drivers.log import TransactionLog
-from petsem.replication.drivers.log_types import LogError
+from petsem.replication.drivers.log_types import DamagedRecord, LogError
 from petsem.replication.image import stamp
 from petsem.replication.ltx import LtxError
 from petsem.replication.page_set import NotApplicable, commit_of, stamp_of
@@ -53,11 +53,13 @@ class Recovered:
     problem: str | None = None
 
 
-async def recover(datadir: DataDir, helper: Executor, reached: steps.Reached) -> Recovered:
+async def recover(
+    datadir: DataDir, helper: Executor, reached: steps.Reached, segment_bytes: int
+) -> Recovered:
     """Open log and database. Raises OSError, `PetsemError` or `ApplyFailed` if the disk refuses;
     then it may be called again."""
     synced = datadir.read_state().synced_txid
-    transactions = await offload(helper, _open_log, datadir, synced, reached)
+    transactions = await offload(helper, _open_log, datadir, synced, reached, segment_bytes)
     _make_database(datadir)
     applier = Applier(datadir.database, reached=reached)
     try:
@@ -76,8 +78,12 @@ async def recover(datadir: DataDir, helper: Executor, reached: steps.Reached) ->
         raise
 
 
-def _open_log(datadir: DataDir, synced: int | None, reached: steps.Reached) -> TransactionLog:
-    transactions = TransactionLog.open(datadir.log, durable_txid=synced or 0, reached=reached)
+def _open_log(
+    datadir: DataDir, synced: int | None, reached: steps.Reached, segment_bytes: int
+) -> TransactionLog:
+    transactions = TransactionLog.open(
+        datadir.log, durable_txid=synced or 0, segment_bytes=segment_bytes, reached=reached
+    )
     if transactions.report.torn_bytes:
         log.info("log_tail_cut", torn_bytes=transactions.report.torn_bytes)
     for damage in transactions.report.damage:
@@ -132,6 +138,8 @@ async def _replay(found: Recovered, synced: int | None, datadir: DataDir, helper
             await offload(helper, _settle, found, datadir, end)
     except (LogError, LtxError, NotApplicable) as e:
         log.error("replay_failed", after=str(start), error=str(e))
+        if isinstance(e, DamagedRecord):
+            await offload(helper, found.log.quarantine, e.txid)
         found.problem = "the log is damaged where the database needs it"
         return
     await offload(helper, _take_table, found, datadir, end)

@@ -20,6 +20,7 @@ from typing import Final
 
 import structlog
 
+from petsem import limits
 from petsem.clock import Clock
 from petsem.errors import PetsemError, unavailable
 from petsem.model import Position
@@ -122,6 +123,7 @@ class ReplicaStore:
         space: Space,
         listeners: Listeners | None = None,
         accept_command: str = "",
+        segment_bytes: int = limits.LOG_SEGMENT_BYTES,
         reached: steps.Reached = steps.nothing,
     ) -> ReplicaStore:
         """Recover what is in the directory. `accept_command` is what an operator runs to give up
@@ -130,7 +132,7 @@ class ReplicaStore:
         Raises `PetsemError` if the disk refuses; then it may be called again.
         """
         try:
-            found = await recover(datadir, helper, reached)
+            found = await recover(datadir, helper, reached, segment_bytes)
         except OSError as e:
             raise _refused(e) from e
         return cls(

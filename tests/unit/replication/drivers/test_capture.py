@@ -286,12 +286,21 @@ def test_a_failed_sync_at_the_end_of_a_segment(tmp_path: Path, disk: Disk) -> No
 
 
 def test_the_step_is_told(tmp_path: Path) -> None:
-    """Before anything of a transaction is read."""
+    """Before anything of a transaction is read, so that a crash there leaves it to the next
+    start."""
     told: list[tuple[str, int]] = []
-    leader = Leader(tmp_path, reached=lambda step: told.append((step, leader.txid)))
+    waiting: list[int] = []
+
+    def reached(step: str) -> None:
+        told.append((step, waiting[-1] if waiting else 0))
+
+    leader = Leader(tmp_path, reached=reached)
     leader.commit(TABLE)
-    leader.start(1)
+    capture = leader.start(1)
     told.clear()
-    leader.write(insert(1))
-    assert told == [(CAPTURE, 2)]
+    for _ in range(2):
+        waiting.append(capture.waiting_pages)
+        leader.write(insert(1))
+    assert told == [(CAPTURE, waiting[0]), (CAPTURE, waiting[1])]
+    assert 0 == waiting[0] < waiting[1] < capture.waiting_pages
     leader.close()

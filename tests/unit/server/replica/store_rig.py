@@ -37,6 +37,7 @@ class Rig:
         self.view = ClusterView(ManualClock(), role=Role.REPLICA)
         self.free = 2**40
         self.space = Space(directory, ballast_bytes=4096, free=lambda _: self.free)
+        self.segment_bytes = 256 * 1024
         self.told: list[tuple[str, object]] = []
 
     async def open(self, reached: steps.Reached = steps.nothing) -> ReplicaStore:
@@ -57,6 +58,7 @@ class Rig:
                 tell("durable"), tell("applied"), tell("jumped"), tell("trouble"), tell("lost")
             ),
             accept_command="petsem accept",
+            segment_bytes=self.segment_bytes,
             reached=reached,
         )
         return self.store

@@ -51,9 +51,14 @@ async def test_heartbeats(tmp_path: Path) -> None:
         await other.next()
         theirs = pb.NodeReport(node="fra-2", path=["fra-2", "ams-1"])
         await other.say(pb.FromReplica(report=theirs))
+        own = pb.NodeReport(node="fra-1", path=["fra-1", "ams-1"])
+        await follower.say(pb.FromReplica(report=own))
+        while len(node.followers.reports()) < 2:
+            await other.beat()
         await follower.next()
         beat = await follower.beat()
-        while len(beat.nodes) < 2:
+        node.clock.advance(5)
+        while beat.leader_time_ms < node.clock.unix_ms():
             beat = await follower.beat()
         assert beat == pb.Heartbeat(
             position=position_to_protobuf(source.end),
@@ -100,6 +105,16 @@ async def test_who_is_on_the_way_to_the_leader_is_refused(tmp_path: Path) -> Non
         node.view.path = ("ams-1", "sin-1", "fra-2", "lax-1")
         async with node.follower("nrt-1") as follower:
             assert "too far" in (await follower.refused())[1]
+
+
+async def test_a_deposed_leader_stays_one(tmp_path: Path) -> None:
+    """It refuses who knows of a newer epoch each time, also once it has heard of it itself."""
+    source = Source(tmp_path)
+    async with feeding(source) as node:
+        for _ in range(2):
+            async with node.follower(epoch_seen=7) as follower:
+                assert (await follower.refused())[0] == "conflict"
+            node.view.epoch_seen = 7
 
 
 async def test_another_way_to_the_leader(tmp_path: Path) -> None:
@@ -300,7 +315,8 @@ async def test_this_node_drops_its_branch(tmp_path: Path) -> None:
         await behind.hello()
         await behind.next()
         node.feed.rolled_back(fork)
-        await behind.beat()
+        await behind.until(node.change(4, epoch=2))
+        assert behind.files == [(3, 3)]
     assert node.followers.connected == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from petsem.model import Position
-from petsem.replication.ltx import Header, compact, decode, encode
+from petsem.replication.ltx import CHECKSUM_FLAG, Header, compact, decode, encode, page_checksum
 from petsem.server.replica.errors import BadFrame, NotContiguous
 from tests.support.leader_source import LeaderSource
 from tests.unit.server.replica.store_rig import Rig
@@ -88,6 +88,16 @@ def remade(record: tuple[int, bytes], **changes: int) -> tuple[int, bytes]:
     return epoch, encode(Header(**{**fields, **changes}), file.pages, post)
 
 
+def not_canonical(record: tuple[int, bytes]) -> tuple[int, bytes]:
+    """The file with a page 1 as a node in WAL mode has it, and every checksum right."""
+    epoch, data = record
+    file = decode(data)
+    (_, page1), *rest = file.pages
+    other = page1[:18] + b"\x02\x02" + page1[20:]
+    post = file.trailer.post_apply_checksum ^ page_checksum(1, page1) ^ page_checksum(1, other)
+    return epoch, encode(file.header, [(1, other), *rest], post | CHECKSUM_FLAG)
+
+
 async def test_bad_files_change_nothing(rig: Rig, leader: LeaderSource) -> None:
     """Each is refused with its reason, is kept to be looked at, and the good one is taken after."""
     store = await rig.open()
@@ -105,6 +115,7 @@ async def test_bad_files_change_nothing(rig: Rig, leader: LeaderSource) -> None:
         ((epoch, b""), "truncated"),
         (remade(good, post=1 << 63 | 7), "rolling-checksum"),
         ((epoch + 1, data), "stamp"),
+        (not_canonical(good), "not-canonical"),
         (remade(good, commit=decode(data).header.commit + 1), "commit"),
     ]
     for record, reason in bad:

@@ -8,9 +8,13 @@ from pathlib import Path
 import apsw
 import pytest
 
+from petsem.errors import Code, PetsemError
 from petsem.replication.drivers.database_file import open_file
+from petsem.replication.drivers.log_files import LogOps
+from petsem.replication.drivers.rollback import Journal, journal_path
 from petsem.replication.image import PAGE_SIZE
 from petsem.server.database import open_reader
+from petsem.server.replica.errors import BadFrame
 from petsem.server.replica.store import ReplicaStore
 from tests.support.leader_source import LeaderSource
 from tests.unit.server.replica.store_rig import Rig, rest
@@ -95,6 +99,22 @@ async def test_a_loss_of_power_leaves_any_mixture(
     await again.close()
 
 
+async def test_a_journal_that_was_left_is_rolled_back(rig: Rig, leader: LeaderSource) -> None:
+    """With nothing to replay, the start still has the database as the log's end says."""
+    await prepared(rig, leader)
+    await rig.close()
+    path, image = rig.datadir.database, leader.image()
+    file = open_file(path)
+    journal = Journal(journal_path(path), "unix", len(image) // PAGE_SIZE)
+    journal.keep(file, [1, 30])
+    journal.close()
+    file.xClose()
+    write_pages(path, {1: bytes(PAGE_SIZE), 30: bytes(PAGE_SIZE)}, len(image) // PAGE_SIZE)
+    again, store = await opened_again(rig)
+    assert (store.durable, again.image()) == (leader.position, image)
+    await again.close()
+
+
 async def test_following_goes_on_while_the_scan_reads(rig: Rig, leader: LeaderSource) -> None:
     """With no checksum known at the start, transactions are verified from the pages they replace,
     beside the scan, and in the end all is known."""
@@ -151,8 +171,6 @@ async def test_a_damaged_page_makes_good_files_look_bad_only_once(
 ) -> None:
     """A page that is damaged before the scan got there: the second refusal at the same place says
     that it is this node which needs help."""
-    from petsem.server.replica.errors import BadFrame
-
     await prepared(rig, leader)
     await rig.crash()
     record = leader.run("UPDATE t SET x = zeroblob(800)")
@@ -282,9 +300,7 @@ async def test_a_disk_that_refuses_the_log_loses_nothing(
 ) -> None:
     """The log's disk fails in the middle of a batch: what was synced counts, the rest is as if it
     had never come, and is taken when the disk is well."""
-    from petsem.errors import Code, PetsemError
-    from petsem.replication.drivers.log_files import LogOps
-
+    rig.segment_bytes = 4 * 2**20
     await prepared(rig, leader)
     records = [leader.run("UPDATE t SET x = randomblob(500) WHERE id % 9 = 2"), leader.vacuum()]
     records += [leader.fill(100), leader.run()]
@@ -312,8 +328,6 @@ async def test_a_full_disk_refuses_before_anything_is_written(
     rig: Rig, leader: LeaderSource
 ) -> None:
     """Below the reserve nothing is taken, and afterwards everything is."""
-    from petsem.errors import PetsemError
-
     await prepared(rig, leader)
     at, record = leader.position, leader.run()
     rig.free = 0

@@ -1,0 +1,141 @@
+"""Links that are slow, cut in one direction or reset in mid-frame, and a replica that is stopped.
+
+The leader is held to its own write latency of a moment before, as a ratio, and to its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+from petsem import limits
+from tests.support.daemon import until
+from tests.support.fleet import Fleet, Member, fleet
+from tests.support.keep_alive import KeepAlive
+from tests.support.write_load import PATH, median, writing
+
+RATIO_MAX: Final = 3.0
+"""Of two medians on a machine that does other things as well. Whoever waits for a replica that does
+not answer is slower by orders of magnitude."""
+WRITES: Final = 60
+_LARGE: Final = 48 * 1024
+_MIB: Final = 2**20
+STOPPED_MIB: Final = 4 * limits.STREAM_WINDOW_BYTES // _MIB
+"""Written while a replica is stopped: much more than may be on its way to it."""
+GROWTH_MAX_MIB: Final = 16
+"""Of the leader meanwhile: the window, what gRPC holds of it, and its own caches."""
+
+
+async def latency_s(leader: Member) -> float:
+    """The median latency of so many small writes, one after the other."""
+    async with writing(leader, writers=1, pause_s=0.002) as load:
+        await load.more(WRITES)
+    return median(load.latencies_s)
+
+
+async def write_mib(leader: Member, mib: int) -> None:
+    """As much that cannot be compressed, half a MiB a write."""
+    line = KeepAlive(leader.ports.http, leader.operator)
+    for _ in range(2 * mib):
+        values = {f"L{number}": os.urandom(_LARGE // 2).hex() for number in range(10)}
+        answer = await line.ask("PATCH", PATH, {"set": values})
+        assert answer.status == 200, answer
+    line.drop()
+
+
+@contextmanager
+def stays_itself(cluster: Fleet) -> Iterator[None]:
+    """Through all of it no replica took a snapshot, and no node ended."""
+    yield
+    assert all(node.daemon.alive for node in cluster.nodes)
+    for replica in cluster.replicas:
+        told = replica.daemon.log.read_text()
+        assert "needs_snapshot" not in told
+        assert "snapshot_begins" not in told
+
+
+async def test_a_stopped_replica(tmp_path: Path) -> None:
+    """SIGSTOP: writes are as fast as before, the leader keeps no more than the window for it, the
+    other replica is served, and the stopped one catches up when it goes on."""
+    with fleet(tmp_path, 2) as cluster, stays_itself(cluster):
+        leader, (stopped, other) = cluster.leader, cluster.replicas
+        # Caches fill with the first large writes, whoever follows.
+        await write_mib(leader, STOPPED_MIB // 2)
+        await asyncio.to_thread(cluster.converged)
+        usual_s = await latency_s(leader)
+        before_mib = leader.resident_mib()
+        with stopped.held():
+            await write_mib(leader, STOPPED_MIB)
+            held_s = await latency_s(leader)
+            grown_mib = leader.resident_mib() - before_mib
+            await asyncio.to_thread(cluster.converged, other)
+        print(f"latency {usual_s * 1e3:.2f} then {held_s * 1e3:.2f} ms; {grown_mib:+.0f} MiB")
+        assert held_s < RATIO_MAX * usual_s
+        assert grown_mib < GROWTH_MAX_MIB
+        await asyncio.to_thread(cluster.converged, stopped)
+
+
+async def test_slow_and_cut_links(tmp_path: Path) -> None:
+    """Over a slow link, and one that loses everything in one direction, in silence, the leader
+    writes as before; the replica says what is wrong and how old its answers may be, goes on
+    answering, and has everything soon after the link is good again."""
+    with fleet(tmp_path, 1, proxied=True) as cluster, stays_itself(cluster):
+        leader, (replica,), link = cluster.leader, cluster.replicas, cluster.link
+        usual_s = await latency_s(leader)
+
+        link.down.bytes_per_s = 20_000
+        await write_mib(leader, 1)
+        slow_s = await latency_s(leader)
+        at = cluster.position()
+        behind = await asyncio.to_thread(replica.position)
+        assert behind is not None
+        assert behind.txid < at.txid, "the link was not slow"
+        link.heal()
+        await asyncio.to_thread(cluster.converged)
+
+        link.down.cut = True
+        cut_s = await latency_s(leader)
+        connected = link.connections
+
+        def complains() -> bool:
+            own = replica.own()
+            return bool(own["last_error"]) and own["lag_ms"] > 3_000
+
+        await asyncio.to_thread(until, complains, "complaint")
+        with replica.doors() as doors:
+            assert doors.fetch("acme/web").message.secrets
+        link.heal()
+        await asyncio.to_thread(cluster.converged)
+        assert link.connections > connected
+        assert replica.own()["last_error"] is None
+
+        link.up.cut = True
+        deaf_s = await latency_s(leader)
+        link.heal()
+        await asyncio.to_thread(cluster.converged)
+        print([f"{each * 1e3:.2f} ms" for each in (usual_s, slow_s, cut_s, deaf_s)])
+        assert max(slow_s, cut_s, deaf_s) < RATIO_MAX * usual_s
+
+
+async def test_resets_in_mid_frame(tmp_path: Path) -> None:
+    """A link that is reset again and again, a few bytes into whatever is on it, costs repeated
+    connections and nothing else."""
+    dice = random.Random(20260106)
+    with fleet(tmp_path, 1, proxied=True) as cluster, stays_itself(cluster):
+        (replica,), link = cluster.replicas, cluster.link
+        for number in range(1, 4):
+            link.down.reset_after = dice.randrange(20_000, 400_000)
+            began_s = perf_counter()
+            while link.resets < number:
+                assert perf_counter() - began_s < 20
+                await write_mib(cluster.leader, 1)
+            # Connected again, so that the next one is in the middle of something too.
+            await asyncio.to_thread(replica.has, cluster.position())
+        await asyncio.to_thread(cluster.converged)
+        assert link.resets == 3

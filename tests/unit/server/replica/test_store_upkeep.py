@@ -1,0 +1,103 @@
+"""What a replica's files need from time to time, and taking back what the log refused."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+from petsem.replication.ltx import decode
+from petsem.replication.rolling import PageChecksums
+from petsem.server.replica.undo import before, undone
+from petsem.server.replica.upkeep import Upkeep, trim
+from tests.support.leader_source import START_MS, LeaderSource
+from tests.unit.server.replica.store_rig import Rig, rest
+
+
+async def filled(rig: Rig, leader: LeaderSource) -> list[int]:
+    """A replica with several segments; the last TXID of each."""
+    await rig.open()
+    await rig.take(leader)
+    for _ in range(12):
+        leader.now_ms += 60_000
+        await rig.follow([leader.fill(100)])
+    await rig.store.sync()
+    ends = [each.end.txid for each in rig.store.log.segments]
+    assert len(ends) > 4
+    return ends
+
+
+async def test_the_log_keeps_what_followers_and_recovery_need(
+    rig: Rig, leader: LeaderSource
+) -> None:
+    """Whole segments below the followers' floor go, never one behind the last sync."""
+    ends = await filled(rig, leader)
+    log = rig.store.log
+
+    def ends_now() -> list[int]:
+        return [each.end.txid for each in log.segments]
+
+    for floor, left in ((0, ends), (ends[1], ends[2:]), (ends[2] + 1, ends[3:])):
+        await rig.store.trim(floor)
+        assert ends_now() == left
+    trim(log, ends[3], None, START_MS)
+    assert ends_now() == ends[4:]
+    trim(log, ends[3], 10**9, START_MS)
+    assert ends_now() == ends[4:]
+    await rig.close()
+
+
+async def test_bytes_and_age_go_before_a_followers_need(rig: Rig, leader: LeaderSource) -> None:
+    """A follower that is far behind takes a snapshot instead."""
+    ends = await filled(rig, leader)
+    log = rig.store.log
+    sizes = [each.size_bytes for each in log.segments]
+    trim(log, ends[-1], 0, leader.now_ms, max_bytes=sum(sizes[1:]), max_age_s=10**6)
+    assert [each.end.txid for each in log.segments] == ends[1:]
+    oldest = log.segments[1].oldest_ms
+    assert oldest is not None
+    trim(log, ends[-1], 0, oldest + 1_000, max_bytes=10**9, max_age_s=1)
+    assert [each.end.txid for each in log.segments] == ends[2:]
+    await rig.close()
+
+
+async def test_the_database_is_synced_after_a_time_or_an_amount(
+    rig: Rig, leader: LeaderSource
+) -> None:
+    """And `state.json` says so afterwards."""
+    store = await rig.open()
+    await rig.take(leader)
+    store._upkeep._after_bytes = 10 * 4096
+    for sql in ("UPDATE t SET x = randomblob(90) WHERE id = 3", "UPDATE t SET x = randomblob(900)"):
+        had = rig.datadir.read_state().synced_txid
+        await rig.follow([leader.run(sql)])
+    while rig.datadir.read_state().synced_txid == had:
+        await rest()
+    assert rig.datadir.read_state().synced_txid == leader.position.txid
+    soon = Upkeep(rig.datadir, store._applier, rig.helper, lambda: leader.position, after_s=0)
+    await rig.follow([leader.run("UPDATE t SET x = randomblob(90) WHERE id = 3")])
+    soon.wrote(1)
+    while rig.datadir.read_state().synced_txid != leader.position.txid:
+        await rest()
+    await soon.stop()
+    await rig.close()
+
+
+def test_changes_are_taken_back(leader: LeaderSource) -> None:
+    """Growing, shrinking and growing again: from the end of any run of transactions back to any
+    place in it."""
+    noise = random.Random(4)
+    for count in range(12):
+        leader.vacuum() if count % 5 == 4 else leader.run(
+            "DELETE FROM t WHERE id % 3 = ?", count % 3
+        ) if count % 2 else leader.fill(noise.randrange(200))
+    table, tables, befores = PageChecksums(), [], []
+    for _, data in leader.records:
+        file = decode(data)
+        tables.append((table.rolling, array("Q", table.entries(1, table.commit))))
+        change = table.plan(file.pages, file.header.commit)
+        befores.append(before(table, change))
+        table.accept(change)
+    for place, (rolling, entries) in enumerate(tables):
+        back = undone(table, befores[place:])
+        assert (back.rolling, back.entries(1, back.commit)) == (rolling, entries)
+        assert back.complete
