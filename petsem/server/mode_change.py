@@ -23,26 +23,32 @@ from petsem.replication.steps import ROLE_TRUNCATE_WAL, Reached, nothing
 from petsem.server.database import open_writer, read_position
 
 _WAL_MODE: Final = b"\x02\x02"
+_ROLLBACK_MODE: Final = b"\x01\x01"
 
 
 def needs_change(path: Path) -> bool:
     """Whether a replica's file still has something of a leader about it."""
-    if not path.exists() or path.stat().st_size == 0:
-        return False
     wal = Path(f"{path}-wal")
-    if wal.exists() and wal.stat().st_size:
+    if wal.exists() and wal.stat().st_size and path.exists() and path.stat().st_size:
         return True
-    return in_wal_mode(path)
+    return _mode(path) == _WAL_MODE
 
 
-def in_wal_mode(path: Path) -> bool:
-    """Whether the file says of itself that it has a WAL, as a leader's does."""
+def was_replica(path: Path) -> bool:
+    """Whether the file is as replicas have it, and has to enter WAL mode before it is led."""
+    return _mode(path) == _ROLLBACK_MODE
+
+
+def _mode(path: Path) -> bytes:
+    """What the first page says of it; empty if there is none."""
+    if not path.exists() or path.stat().st_size == 0:
+        return b""
     file = PageReader(path)
     try:
         page1 = file.read(1)
     finally:
         file.close()
-    return page1 is not None and page1[18:20] == _WAL_MODE
+    return b"" if page1 is None else page1[18:20]
 
 
 def to_replica(path: Path, *, reached: Reached = nothing) -> Position:

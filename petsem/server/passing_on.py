@@ -65,7 +65,7 @@ class PassingOn:
         if not self._upstream.connected:
             return False
         if isinstance(error, MissingKek):
-            return True
+            return error.purpose is not Purpose.SECRETS
         return error.code is Code.STALE
 
     # HTTP

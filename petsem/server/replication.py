@@ -199,6 +199,7 @@ class Replication:
                 durable=[lambda _: self._moved(durable=True)],
                 applied=[lambda _: self._moved(durable=False)],
                 jumped=[self._jumped],
+                trouble=[self._in_trouble],
                 lost=[self._lost],
             ),
             accept_command=f"petsem node accept-loss {self._identity.node_id}",
@@ -276,6 +277,11 @@ class Replication:
         if durable:
             self.feed.published()
 
+    def _in_trouble(self, _why: str) -> None:
+        """Only a snapshot helps: ask for one, also while no transactions come."""
+        if self._follow is not None:
+            self._follow.again()
+
     def _jumped(self) -> None:
         self._pool.renew()
         self._epochs_at = -1
@@ -300,6 +306,9 @@ class Replication:
 
     async def _bind(self, epoch: int, leader: str) -> None:
         """Bind an epoch to whose it is, durably, before anything of it is stored."""
+        await self._on_helper(self._bind_now, epoch, leader)
+
+    def _bind_now(self, epoch: int, leader: str) -> None:
         state = self._datadir.read_state()
         if epoch < state.bound_epoch:
             raise conflict(f"epoch {epoch} is over: this node is bound to {state.bound_epoch}")
@@ -313,8 +322,16 @@ class Replication:
         )
 
     async def _remember(self, heard_ms: int) -> None:
+        await self._on_helper(self._remember_now, heard_ms)
+
+    def _remember_now(self, heard_ms: int) -> None:
         state = self._datadir.read_state()
         self._datadir.write_state(dataclasses.replace(state, leader_heard_ms=heard_ms))
+
+    async def _on_helper(self, call: Callable[..., None], *args: object) -> None:
+        """The state is read and written on the helper thread alone, by everybody: what one writes
+        between another's two steps would be lost."""
+        await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
 
     def _report(self) -> pb.NodeReport:
         return pb.NodeReport(

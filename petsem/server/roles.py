@@ -25,7 +25,7 @@ from petsem.model import Position, Role
 from petsem.replication.drivers.role_change import DatabaseInUse, enter_wal
 from petsem.replication.steps import ROLE_DRAIN, ROLE_RECORD, Reached, nothing
 from petsem.server.leading import log_what_is_left, take_up
-from petsem.server.mode_change import create_empty, in_wal_mode, needs_change, to_replica
+from petsem.server.mode_change import create_empty, needs_change, to_replica, was_replica
 from petsem.wire import http
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Roles:
     async def _lead(self) -> None:
         node = self._node
         node.space.restore()
-        if not in_wal_mode(node.datadir.database):
+        if was_replica(node.datadir.database):
             change = partial(enter_wal, node.datadir.database, reached=self._reached)
             await self._until_free(change)
             node.pool.pause(_CHANGING)

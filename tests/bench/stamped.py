@@ -3,7 +3,7 @@
 The lines of `DIR.stamps` are a word and numbers; moments are those of `time.monotonic_ns()`, which
 all processes of a machine share:
 
-    commit TXID SPENT ENDED READING   on the leader: a COMMIT, and the reading of its frames after it
+    commit TXID SPENT ENDED READING   on the leader: a COMMIT, and reading its frames after it
     message TXID BYTES                on the leader: what carries transactions up to TXID
     welcomed AT                       on a replica: a stream has begun
     begun AT, received AT, installed AT   on a replica: a snapshot

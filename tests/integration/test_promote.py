@@ -1,9 +1,10 @@
-"""Leaders that change: a replica is promoted, and the old leader comes back with what only it had."""
+"""Leaders that change: a replica is promoted, and the old leader comes back with its own branch."""
 
 from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,8 @@ def test_a_replica_leads_and_the_old_leader_becomes_one(tmp_path: Path) -> None:
         answer = promote(cluster, fra)
         lost = answer["may_be_lost"]
         assert (answer["node"], answer["epoch"]) == (fra.node_id, end.epoch + 1)
-        assert lost["leader"] == old.node_id
-        assert lost["leader_seen_ms_ago"] > 0
-        assert old.node_id in answer["message"]
+        # They were started after it was gone, and never heard how far it had got.
+        assert lost["transactions"] in (None, 0)
 
         put(fra, AFTER="1")
         cluster.converged(nrt)
@@ -124,7 +124,7 @@ def test_roles_change_on_one_file_as_often_as_one_likes(tmp_path: Path) -> None:
             name = f"TURN_{turn}"
             put(new, **{name: "1"})
             written.add(name)
-            until(lambda node=old: is_replica(node), f"{old.node_id} steps down", 20)
+            until(partial(is_replica, old), f"step down of {old.node_id}", 20)
             cluster.converged(within_s=30)
             assert cluster.position().epoch == epoch
             assert names(old) == written
@@ -234,7 +234,7 @@ def test_killed_at_a_step_of_becoming_a_replica_it_goes_on(tmp_path: Path, step:
         promote(cluster, fra)
         put(fra, AFTER="1")
         dying = Daemon(old.directory, command=command(step))
-        dying.spawn()
+        dying.begin()
         assert dying.wait() == -signal.SIGKILL, dying.said()
         old.daemon.start()
         cluster.converged(within_s=30)

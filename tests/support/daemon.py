@@ -140,6 +140,10 @@ class Daemon:
         self.http, self.grpc = (int(event[d].rpartition(":")[2]) for d in ("http", "grpc"))
         return self
 
+    def begin(self) -> None:
+        """Start it, and do not wait for anything: it may end before it serves."""
+        self._spawn()
+
     def refuse(self) -> Ran:
         """Start it where it cannot start, and see it end by itself."""
         child = self._spawn()

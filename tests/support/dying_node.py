@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from petsem.errors import PetsemError
 from petsem.server import main as server
 from tests.support.applying import killing_step
 
@@ -19,12 +18,8 @@ def command(step: str, times: int = 1) -> tuple[str, ...]:
 
 def main(step: str, times: str, directory: str) -> int:
     """As the command line does, but for the end."""
-    try:
-        reached = killing_step(step, int(times))
-        return server.serve(Path(directory), insecure=False, environ=os.environ, reached=reached)
-    except PetsemError as e:
-        print(f"petsem: {e.message}", file=sys.stderr)
-        return e.code.exit_code
+    reached = killing_step(step, int(times))
+    return server.serve(Path(directory), insecure=False, environ=os.environ, reached=reached)
 
 
 if __name__ == "__main__":

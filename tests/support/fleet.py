@@ -167,12 +167,14 @@ class Fleet:
         with self.leader.doors() as doors:
             invited = doors.cli("node", "invite", "--region", name)
         assert invited.code == 0, invited
+        token = self.root / f"{name}.join"
+        token.touch(0o600)
+        token.write_bytes(invited.out)
         ports = Ports.free()
         joined = command(
-            *("join", daemon.directory, "--region", name),
+            *("join", daemon.directory, "--region", name, "--join-token-file", token),
             *("--http", f"127.0.0.1:{ports.http}", "--grpc", f"127.0.0.1:{ports.grpc}"),
             *("--peer", f"127.0.0.1:{ports.peer}"),
-            environ={"PETSEM_JOIN_TOKEN": invited.out.decode().strip()},
         )
         assert joined.code == 0, joined
         self.replicas.append(Member(daemon, seen, self.operator, ports))

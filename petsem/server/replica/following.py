@@ -161,7 +161,10 @@ class Following:
 
     def _reports(self) -> Iterator[pb.NodeReport]:
         yield messages.own_report(self._parts)
-        yield from self._parts.followers()
+        # Who followed this node lately may be on its way to the leader now, or lead.
+        path = self._parts.view.path
+        if path:
+            yield from (each for each in self._parts.followers() if each.node not in path)
 
     async def _watch(self) -> None:
         """End a stream on which nothing moves, in either direction."""

@@ -142,6 +142,26 @@ async def test_the_address_is_the_client_s_and_no_header_is_believed(pair: Pair)
     assert refused.error == (403, "denied", "CAVEAT")
 
 
+async def test_the_region_is_that_of_the_node_that_was_asked(pair: Pair) -> None:
+    """Not of the one that answers; for a verdict's asker too."""
+    token = narrowed(pair.leader.operator, "region = fra")
+    asked = pb.ForwardRequest(
+        method="GET",
+        path=SECRETS,
+        headers=[pb.Header(name="authorization", value=f"Bearer {token}")],
+    )
+    for region, status in (("fra", 200), ("ams", 403), ("", 403)):
+        asked.client_region = region
+        assert (await pair.line.forward(asked, 1.0)).status == status
+    access = {"org": "acme", "action": "web:deploy"}
+    question = pb.VerifyRequest(token=pair.leader.operator, access=access)
+    methods = Methods(pair.leader.node)
+    assert await methods.verify(Request(token, None, "fra", 1), question)
+    with pytest.raises(PetsemError) as refused:
+        await methods.verify(Request(token, None), question)
+    assert refused.value.code is Code.DENIED
+
+
 # Reads
 
 
