@@ -127,9 +127,6 @@ SYNC_DATABASE_BYTES: Final = 64 * 1024 * 1024
 SYNC_DATABASE_S: Final = 5.0
 SNAPSHOT_NOTE_BYTES: Final = 64 * 1024 * 1024
 """Received of a snapshot before what is there is noted, to be gone on with after a crash."""
-LOG_MAX_BYTES: Final = 1024 * 1024 * 1024
-LOG_MAX_AGE_S: Final = 7 * 24 * 3600.0
-"""What the log holds for followers at most; what the node's own recovery needs stays."""
 LOST_MAX_TRANSACTIONS: Final = 1_000
 LOST_MAX_S: Final = 60.0
 """What a replica gives up of its own without asking, whichever is reached first."""

@@ -25,7 +25,6 @@ from petsem.errors import PetsemError, conflict, unavailable
 from petsem.model import Position, Role
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.log_types import LogRecord
-from petsem.replication.retention import droppable
 from petsem.replication.session.branch import Epoch
 from petsem.replication.session.follow import Own
 from petsem.replication.steps import Reached, nothing
@@ -49,6 +48,7 @@ from petsem.server.replica.parts import FollowParts
 from petsem.server.replica.probe import NOBODY, Led, newest_epoch
 from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.server.replica.store import Listeners, ReplicaStore
+from petsem.server.replica.upkeep import trim
 from petsem.server.replica.upstream import Upstream
 from petsem.server.space import Space
 from petsem.server.writer import Writer
@@ -145,7 +145,7 @@ class Replication:
             report=lambda: self.describe(),
         )
         writer.logging.followed = lambda: bool(self.followers.connected)
-        writer.logging.published = self.feed.published
+        writer.logging.published = self._published
 
     @cached_property
     def certificate(self) -> OwnCertificate:
@@ -178,7 +178,7 @@ class Replication:
         assert capture is not None
         self.log.at = capture.log
         self._epochs_at = -1
-        self.feed.published()
+        self._published()
         self._begin_trimming()
 
     async def follow(self) -> None:
@@ -270,6 +270,12 @@ class Replication:
         """Let this node give up its own branch, which it saves; False if it has none to give up."""
         return self._follow is not None and self._follow.accept_loss()
 
+    def _published(self) -> None:
+        """The leader's log has more than before. It is the only voter, so what is on its disk is
+        what a failover would find."""
+        self._view.replicated = self.log.end
+        self.feed.published()
+
     def _moved(self, *, durable: bool) -> None:
         """The disk of this node has more than before."""
         if self._follow is not None:
@@ -329,8 +335,8 @@ class Replication:
         self._datadir.write_state(dataclasses.replace(state, leader_heard_ms=heard_ms))
 
     async def _on_helper(self, call: Callable[..., None], *args: object) -> None:
-        """The state is read and written on the helper thread alone, by everybody: what one writes
-        between another's two steps would be lost."""
+        """Do it on the helper thread: the log is written there, and the state is read and written
+        there alone, by everybody, so that nobody writes between another's two steps."""
         await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
 
     def _report(self) -> pb.NodeReport:
@@ -347,20 +353,17 @@ class Replication:
         self._trimming = asyncio.create_task(self._trim(), name="log-retention")
 
     async def _trim(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_TRIM_EVERY_S)
             transactions, end = self.log.at, self.log.end
             if transactions is None or end is None:
                 continue
-            needed = [end.txid]
             floor = self.followers.floor_txid()
-            if floor is not None:
-                needed.append(floor)
-            synced = self._datadir.read_state().synced_txid
-            if self._view.role is Role.REPLICA and synced is not None:
-                needed.append(synced)
-            txid = droppable(transactions.segments, min(needed), self._clock.unix_ms())
-            if txid is not None:
-                with contextlib.suppress(OSError):
-                    await loop.run_in_executor(self._helper, transactions.drop_before, txid)
+            try:
+                if self._store is not None:
+                    await self._store.trim(floor)
+                else:
+                    now_ms = self._clock.unix_ms()
+                    await self._on_helper(trim, transactions, end.txid, floor, now_ms)
+            except (OSError, PetsemError) as e:
+                log.warning("log_not_trimmed", error=type(e).__name__)

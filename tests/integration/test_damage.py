@@ -115,8 +115,8 @@ def test_a_current_value_while_the_node_runs(site: Site) -> None:
             assert values_of(doors.fetch("acme/web")) == NOW
             assert values_of(doors.fetch("acme/web", names=["B"])) == {"B": NOW["B"]}
             assert values_of(doors.fetch("acme/api")) == {"A": b"other"}
-            # A write that does not touch it goes through, and the bundle is made out of the last one;
-            # when that is lost too, none can be made.
+            # A write that does not touch it goes through, and the bundle is made out of the last
+            # one; when that is lost too, none can be made.
             doors.set("acme/web", B="bravo")
             assert values_of(doors.fetch("acme/web")) == NOW
             site.disk.flip("bundles", "envelope", "app = (SELECT id FROM apps WHERE name = 'web')")

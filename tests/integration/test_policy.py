@@ -224,7 +224,9 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     keyring_file = DataDir(made.directory).default_keyring
     waiting = Keyring.parse(keyring_file.read_bytes()).with_key(Purpose.SECRETS, generate_kek())
     keyring_file.write_bytes(waiting.encode())
-    Disk(made.directory).run("INSERT INTO nodes VALUES ('doomed', 'fra', 0, 'x:1', 'x:2', 'x:3', 0)")
+    Disk(made.directory).run(
+        "INSERT INTO nodes VALUES ('doomed', 'fra', 0, 'x:1', 'x:2', 'x:3', 0)"
+    )
     with Daemon(made.directory) as daemon, Doors(daemon, made.operator) as doors:
         doors.furnish("acme", "web", "api", "doomed", "undead")
         for org in ("umbrella", "doomed", "undead"):

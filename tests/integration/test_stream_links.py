@@ -65,14 +65,14 @@ async def test_a_stopped_replica(tmp_path: Path) -> None:
     other replica is served, and the stopped one catches up when it goes on."""
     with fleet(tmp_path, 2) as cluster, stays_itself(cluster):
         leader, (stopped, other) = cluster.leader, cluster.replicas
+        usual_s = await latency_s(leader)
         # Caches fill with the first large writes, whoever follows.
         await write_mib(leader, STOPPED_MIB // 2)
         await asyncio.to_thread(cluster.converged)
-        usual_s = await latency_s(leader)
         before_mib = leader.resident_mib()
         with stopped.held():
-            await write_mib(leader, STOPPED_MIB)
             held_s = await latency_s(leader)
+            await write_mib(leader, STOPPED_MIB)
             grown_mib = leader.resident_mib() - before_mib
             await asyncio.to_thread(cluster.converged, other)
         print(f"latency {usual_s * 1e3:.2f} then {held_s * 1e3:.2f} ms; {grown_mib:+.0f} MiB")

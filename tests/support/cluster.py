@@ -27,7 +27,6 @@ class Cluster:
 
 def make(root: Path) -> Cluster:
     """A new cluster under `root`, on free ports."""
-    peer = ANY_PORT
     made = init_cluster(root / "node", region="ams", http=ANY_PORT, grpc=ANY_PORT, peer=ANY_PORT)
     return Cluster(root / "node", made.operator_token_file.read_text().strip())
 

@@ -127,9 +127,10 @@ ROUTES: Final = (
         handle=_promote_node,
         tag="nodes",
         summary="Make a replica the leader",
-        about="Asked of the node itself, which raises the epoch and leads. With the `static` "
-        "leaser it takes `force`: what only the old leader had is lost to the cluster, and is saved "
-        "under `lost/` on it when it comes back as a replica. The answer says what that may be.",
+        own=True,
+        about="Asked of the node itself, which raises the epoch and leads. With the "
+        "`static` leaser it takes `force`: what only the old leader had is lost to the cluster, "
+        "and is saved under `lost/` on it when it comes back as a replica. The answer says what that may be.",
         body=http.NodePromotion,
         body_optional=True,
         body_examples=(("the leader is gone", http.NodePromotion(force=True)),),
@@ -143,6 +144,7 @@ ROUTES: Final = (
         handle=_accept_loss,
         tag="nodes",
         summary="Let a node give up its own branch",
+        own=True,
         about="Asked of the node itself, which has transactions that the leader has not, too many "
         "to give up without asking. They are saved under `lost/` on it, with a list of the names "
         "in them, and it follows the leader. `conflict` if it waits for no such word.",

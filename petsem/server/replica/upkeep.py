@@ -19,6 +19,7 @@ from petsem.model import Position
 from petsem.replication.drivers.apply import Applier
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.image import PAGE_SIZE
+from petsem.replication.retention import droppable
 from petsem.server.datadir import DataDir
 from petsem.server.replica.install import remember_synced
 from petsem.server.replica.offload import offload
@@ -100,17 +101,21 @@ def trim(
     floor_txid: int | None,
     now_ms: int,
     *,
-    max_bytes: int = limits.LOG_MAX_BYTES,
-    max_age_s: float = limits.LOG_MAX_AGE_S,
+    most_bytes: int = limits.LOG_MAX_BYTES,
+    most_age_s: float = limits.LOG_MAX_AGE_S,
+    kept_bytes: int = limits.LOG_KEPT_BYTES,
 ) -> None:
     """Drop whole segments that nobody needs: followers have everything up to `floor_txid` (None:
-    there are none), recovery needs what follows `needed_txid`. Beyond `max_bytes` or `max_age_s`
-    the oldest go though a follower needs them; it takes a snapshot then."""
-    drop_txid = needed_txid if floor_txid is None else floor_txid
-    size_bytes = transactions.size_bytes
-    for segment in transactions.segments[:-1]:
-        is_old = segment.oldest_ms is not None and now_ms - segment.oldest_ms > max_age_s * 1000
-        if size_bytes > max_bytes or is_old:
-            drop_txid = max(drop_txid, segment.end.txid)
-        size_bytes -= segment.size_bytes
-    transactions.drop_before(min(drop_txid, needed_txid))
+    there are none), recovery needs what follows `needed_txid`. Beyond the bounds the oldest go
+    though a follower needs them; it takes a snapshot then."""
+    acknowledged = needed_txid if floor_txid is None else min(floor_txid, needed_txid)
+    txid = droppable(
+        transactions.segments,
+        acknowledged,
+        now_ms,
+        most_bytes=most_bytes,
+        most_age_s=most_age_s,
+        kept_bytes=kept_bytes,
+    )
+    if txid is not None:
+        transactions.drop_before(min(txid, needed_txid))

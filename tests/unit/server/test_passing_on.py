@@ -248,6 +248,10 @@ async def test_a_node_without_data_asks_upstream_for_everything(pair: Pair) -> N
     replies = pb.VerifyBatchResponse.FromString(await methods.verify_batch(request, batch))
     assert [(r.allowed, r.freshness.source) for r in replies.responses] == [(True, pb.UPSTREAM)] * 2
     asked = len(pair.line.asked)
+    own = pair.replica.node.identity.node_id
+    for verb in ("promote", "accept-loss"):
+        path = f"/v1/nodes/{own}/{verb}"
+        assert (await pair.replica.ask("POST", path, token="nonsense")).status == 401
     answer = await pair.replica.ask("GET", "/readyz")
     assert answer.json["details"]["reasons"] == ["this node has not received its data yet"]
     assert (await pair.replica.ask("GET", "/healthz")).status == 200

@@ -30,7 +30,7 @@ class Scan:
         self.then = then
         self.begun = 0
         self.done = 0
-        self.closed = threading.Event()
+        self.closed_by: int | None = None
 
     def __call__(self) -> Iterator[int]:
         self.begun += 1
@@ -40,7 +40,7 @@ class Scan:
                 yield step
             self.then(self.begun)
         finally:
-            self.closed.set()
+            self.closed_by = threading.get_ident()
 
 
 async def ended(found: Scanning) -> None:
@@ -95,6 +95,6 @@ async def test_it_is_stopped_in_the_middle(helper: ThreadPoolExecutor) -> None:
         await asyncio.sleep(0)
     await found.stop()
     await found.stop()
-    await asyncio.get_running_loop().run_in_executor(helper, int)
-    assert scan.closed.is_set()
+    used = await asyncio.get_running_loop().run_in_executor(helper, threading.get_ident)
+    assert scan.closed_by == used
     assert scan.begun == 1

@@ -262,6 +262,17 @@ def test_a_failed_sync_loses_nothing(leader: Leader, disk: Disk) -> None:
     leader.look()
 
 
+def test_a_failed_sync_behind_the_last_transaction(leader: Leader, disk: Disk) -> None:
+    """Nothing comes after it that could be missed: the checkpoint must not be allowed for that."""
+    leader.write(insert(2))
+    disk.refused = {"sync"}
+    with pytest.raises(OSError, match="sync"):
+        leader.capture.before_checkpoint(leader.rig.counted())
+    disk.refused = set()
+    assert leader.capture.before_checkpoint(leader.rig.counted())
+    leader.look()
+
+
 def test_a_failed_sync_at_the_end_of_a_segment(tmp_path: Path, disk: Disk) -> None:
     """The sync that fails is the one that changing segments asks for."""
     leader = Leader(tmp_path, ops=disk)

@@ -181,7 +181,7 @@ def test_somebody_copied_what_waits_during_the_scan(leader: Leader) -> None:
     leader.start(2)
     steps = leader.capture.scan()
     next(steps)
-    leader.write("UPDATE t SET x = zeroblob(100)")
+    leader.write("UPDATE t SET x = randomblob(12000) WHERE id > 2")
     leader.foreign(lambda db: db.wal_checkpoint(None, PASSIVE))
     list(steps)
     leader.write(insert(1))

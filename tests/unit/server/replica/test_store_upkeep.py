@@ -37,11 +37,14 @@ async def test_the_log_keeps_what_followers_and_recovery_need(
         return [each.end.txid for each in log.segments]
 
     for floor, left in ((0, ends), (ends[1], ends[2:]), (ends[2] + 1, ends[3:])):
-        await rig.store.trim(floor)
+        trim(log, ends[3], floor, START_MS, kept_bytes=0)
         assert ends_now() == left
-    trim(log, ends[3], None, START_MS)
+    trim(log, ends[3], None, START_MS, kept_bytes=0)
     assert ends_now() == ends[4:]
-    trim(log, ends[3], 10**9, START_MS)
+    trim(log, ends[3], 10**9, START_MS, kept_bytes=0)
+    assert ends_now() == ends[4:]
+    # So little is kept for whoever connects again.
+    await rig.store.trim(10**9)
     assert ends_now() == ends[4:]
     await rig.close()
 
@@ -51,11 +54,11 @@ async def test_bytes_and_age_go_before_a_followers_need(rig: Rig, leader: Leader
     ends = await filled(rig, leader)
     log = rig.store.log
     sizes = [each.size_bytes for each in log.segments]
-    trim(log, ends[-1], 0, leader.now_ms, max_bytes=sum(sizes[1:]), max_age_s=10**6)
+    trim(log, ends[-1], 0, leader.now_ms, most_bytes=sum(sizes[1:]), most_age_s=10**6)
     assert [each.end.txid for each in log.segments] == ends[1:]
     oldest = log.segments[1].oldest_ms
     assert oldest is not None
-    trim(log, ends[-1], 0, oldest + 1_000, max_bytes=10**9, max_age_s=1)
+    trim(log, ends[-1], 0, oldest + 61_001, most_bytes=10**9, most_age_s=1)
     assert [each.end.txid for each in log.segments] == ends[2:]
     await rig.close()
 
