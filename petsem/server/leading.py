@@ -7,6 +7,7 @@ restored database no longer has is saved under `lost/` before it is cut.
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 
 import apsw
@@ -17,6 +18,7 @@ from petsem.model import Position
 from petsem.replication.drivers.capture import Capture
 from petsem.replication.drivers.capture_start import begin_capture
 from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.log_types import LogError
 from petsem.replication.drivers.wal_tail import WalLost
 from petsem.server import sql
 from petsem.server.check import check_start
@@ -129,16 +131,24 @@ def _unwritable() -> PetsemError:
 
 
 def _save_lost(transactions: TransactionLog, datadir: DataDir, fork: Position) -> None:
-    """Keep what the log has beyond the database."""
+    """Keep what the log has beyond the database. It may be cut off and done again."""
     end = transactions.end
-    directory = datadir.lost / f"{fork}-to-{end}"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    transactions.copy_range(fork.txid, directory)
+    kept = datadir.lost / f"{fork}-to-{end}"
+    if not kept.exists():
+        part = kept.with_name(kept.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(mode=0o700, parents=True)
+        try:
+            transactions.copy_range(fork.txid, part)
+        except LogError as e:
+            # What comes before the damage is kept; its bytes are in the log's quarantine.
+            log.error("branch_damaged", error=str(e))
+        part.rename(kept)
     log.error(
         "branch_lost",
         fork=str(fork),
         end=str(end),
-        kept_in=str(directory.relative_to(datadir.path)),
+        kept_in=str(kept.relative_to(datadir.path)),
         message="the log went beyond the database, which was restored from an older copy",
     )
 

@@ -152,12 +152,15 @@ async def test_killed_at_random_moments(tmp_path: Path) -> None:
         await asyncio.sleep(chance.uniform(0.02, 0.6))
         daemon.kill()
 
+    files: list[tuple[int, int]] = []
     for _ in range(KILLS):
         daemon.start()
         with Doors(daemon, operator) as doors:
             load.check(doors)
         await load.during(kill(), lambda: chance.choice((10, 300, 9_000, 40_000)))
-        look(daemon)
+        now = look(daemon).files
+        assert now[: len(files)] == files, "a snapshot that nothing asked for"
+        files = now
     daemon.start()
     with Doors(daemon, operator) as doors:
         load.check(doors)
@@ -201,7 +204,9 @@ async def test_killed_before_a_step(tmp_path: Path, step: str, times: int) -> No
         load.check(doors)
         doors.set("acme/web", LAST="one")
     assert daemon.stop() == 0
-    assert same(daemon).end.txid > before.end.txid
+    after = same(daemon)
+    assert after.end.txid > before.end.txid
+    assert after.files[: len(before.files)] == before.files, "a snapshot that nothing asked for"
 
 
 @pytest.mark.parametrize("mode", ["PASSIVE", "RESTART", "TRUNCATE"])

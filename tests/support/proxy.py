@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 _READ_BYTES: Final = 64 * 1024
+_BUFFER_BYTES: Final = 32 * 1024
+_SEGMENT_BYTES: Final = 1_400
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -70,9 +72,11 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        )
+        listener = socket.socket()
+        _shrink(listener)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, sock=listener))
         self._ready.set()
         self._loop.run_forever()
         server.close()
@@ -84,9 +88,14 @@ class Proxy:
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = socket.socket()
+        _shrink(link)
+        link.setblocking(False)
         try:
-            far = await asyncio.open_connection("127.0.0.1", self.to_port)
+            await self._loop.sock_connect(link, ("127.0.0.1", self.to_port))
+            far = await asyncio.open_connection(sock=link)
         except OSError:
+            link.close()
             writer.transport.abort()
             return
         self.connections += 1
@@ -137,3 +146,11 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
+
+
+def _shrink(link: socket.socket) -> None:
+    """Little on its way, so that a slow link is slow and not only late. The kernel takes buffers in
+    proportion to segments, and those of loopback are of 64 KiB."""
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)

@@ -128,9 +128,10 @@ ROUTES: Final = (
         tag="nodes",
         summary="Make a replica the leader",
         own=True,
-        about="Asked of the node itself, which raises the epoch and leads. With the "
-        "`static` leaser it takes `force`: what only the old leader had is lost to the cluster, "
-        "and is saved under `lost/` on it when it comes back as a replica. The answer says what that may be.",
+        about="Asked of the node itself, which raises the epoch and leads. With the `static` "
+        "leaser it takes `force`: what only the old leader had is lost to the cluster, and is "
+        "saved under `lost/` on it when it comes back as a replica. The answer says what that "
+        "may be.",
         body=http.NodePromotion,
         body_optional=True,
         body_examples=(("the leader is gone", http.NodePromotion(force=True)),),

@@ -11,6 +11,7 @@ The disk's work runs in the task that called `run`; three more read, write and w
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
@@ -171,7 +172,7 @@ class Following:
         loop = asyncio.get_running_loop()
         timings = self._parts.timings
         look_s = timings.dead_s / 6
-        looked_s = remembered_s = self._began_s
+        looked_s, remembered_s = self._began_s, -math.inf
         while True:
             await asyncio.sleep(look_s)
             now_s = loop.time()
@@ -185,11 +186,15 @@ class Following:
                 self.end(unavailable(f"nothing has moved on the stream for {self._quiet_s:g} s"))
             if not self._best and now_s - self._began_s > timings.home_s:
                 self.end(Again())
-            if now_s - remembered_s > REMEMBER_EVERY_S:
+            if now_s - remembered_s > REMEMBER_EVERY_S and await self._remember(now_s):
                 remembered_s = now_s
-                await self._remember()
 
-    async def _remember(self) -> None:
+    async def _remember(self, now_s: float) -> bool:
+        """Keep since when this node has had everything; False if this stream has not brought it
+        that far. The first time is soon, or a node that starts again without a leader would not
+        know how old its data is."""
         lag_ms = self._parts.view.lag_ms()
-        if lag_ms is not None:
-            await self._parts.remember(self._parts.clock.unix_ms() - lag_ms)
+        if lag_ms is None or lag_ms / 1000 > now_s - self._began_s:
+            return False
+        await self._parts.remember(self._parts.clock.unix_ms() - lag_ms)
+        return True

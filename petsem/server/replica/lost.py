@@ -43,8 +43,8 @@ NAMES: Final = "names.json"
 @dataclass(frozen=True, slots=True)
 class Branch:
     """What this node has after `fork`. `start` is where its log can be read from: the fork, or
-    None if the log begins later. `since_ms` is the time of the first transaction after it, if the
-    log has that; `seconds` lie between the first and the last that it has."""
+    None if the log begins later. `since_ms` is a time before the first transaction after it,
+    if the log has one; `seconds` lie between the first and the last that it has."""
 
     fork: Position
     end: Position
@@ -71,13 +71,17 @@ def branch_after(log: TransactionLog, fork: Position, end: Position) -> Branch:
     """What the log says about everything after `fork`; a damaged one is as if it began later."""
     try:
         start = log.position_of(fork.txid)
-        times = [info.timestamp_ms for info in log.infos(fork.txid)]
+        every = [(info.max_txid, info.timestamp_ms) for info in log.infos()]
     except LogError:
-        start, times = None, []
+        start, every = None, []
+    times = [at_ms for txid, at_ms in every if txid > fork.txid]
     if start is not None and fork.checksum is not None and start != fork:
         start = None
     seconds = (max(times) - min(times)) / 1000 if times else 0.0
-    since_ms = min(times) if times and start is not None else None
+    # What a crash left in the WAL was logged with the time of the next start, which is later than
+    # the rows are: only a record that is older than these is known to be from before.
+    before = [at_ms for txid, at_ms in every if txid <= fork.txid and at_ms < min(times, default=0)]
+    since_ms = max(before) if before and start is not None else None
     return Branch(fork, end, start, since_ms, seconds)
 
 

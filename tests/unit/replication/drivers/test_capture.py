@@ -265,6 +265,8 @@ def test_a_failed_sync_loses_nothing(leader: Leader, disk: Disk) -> None:
 def test_a_failed_sync_behind_the_last_transaction(leader: Leader, disk: Disk) -> None:
     """Nothing comes after it that could be missed: the checkpoint must not be allowed for that."""
     leader.write(insert(2))
+    leader.capture.before_checkpoint(leader.rig.counted())
+    leader.write(insert(2))
     disk.refused = {"sync"}
     with pytest.raises(OSError, match="sync"):
         leader.capture.before_checkpoint(leader.rig.counted())

@@ -289,3 +289,16 @@ def test_somebody_wrote_after_a_clean_stop(leader: Leader) -> None:
     leader.write(insert(1))
     leader.capture.write(merged=False)
     leader.look()
+
+
+def test_somebody_let_the_database_grow_after_a_stop(leader: Leader) -> None:
+    """And copied it all into the file: it has another size than the log says, and only a snapshot
+    is whole."""
+    leader.stop()
+    leader.rig.close()
+    db = apsw.Connection(str(leader.database))
+    db.execute(insert(20))
+    db.close()
+    reopen(leader)
+    leader.start(2)
+    assert leader.look().files == [(1, leader.txid)]
