@@ -33,7 +33,8 @@ def droppable(
     found = None
     for segment, following in pairwise(segments):
         left -= segment.size_bytes
-        newest_ms = following.oldest_ms
+        # Nothing came since: the segment is of one day, and as old as it began.
+        newest_ms = following.oldest_ms or segment.oldest_ms
         too_old = newest_ms is not None and now_ms - newest_ms > most_age_s * 1000
         too_much = left + segment.size_bytes > most_bytes
         spare = segment.end.txid <= needed_txid and left >= kept_bytes

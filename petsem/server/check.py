@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from petsem.errors import Code, PetsemError
 from petsem.server import check_rows, files
 from petsem.server.check_envelopes import EnvelopeCheck
 from petsem.server.check_files import NodeFiles, copy_database, read_files
+from petsem.server.check_replication import check_image, check_log
 from petsem.server.database import open_reader
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState
 from petsem.server.findings import Findings, Report, Result
@@ -57,10 +58,16 @@ def check(
         copy = copy_database(datadir, into, running=running)
         how = "a copy, because the node is running" if running else "a copy"
         findings.add("database", Result.OK, f"looked at {how}")
+        log = check_log(datadir, findings)
+        replica = node.state is not None and node.state.role == "replica"
+        if replica and copy.stat().st_size == 0:
+            findings.add("database", Result.OK, "empty: the node has not received its data yet")
+            return findings.report()
         with findings.part("database"):
-            db = open_reader(copy)
-            stack.callback(db.close)
-            _database(db, node, findings, None if everything else sample, clock.unix_ms())
+            with closing(open_reader(copy)) as db:
+                _database(db, node, findings, None if everything else sample, clock.unix_ms())
+            if log is not None:
+                check_image(datadir, copy, node.state, log, findings, running=running)
     return findings.report()
 
 

@@ -14,7 +14,7 @@ from tests.support.fleet import fleet
 def test_a_chain(tmp_path: Path) -> None:
     """The last of three follows the middle one, writes through both and reads its write; when the
     leader is gone both answer and say how old that is, and the middle one still makes a replica
-    of a node that has nothing. When the leader is back, all are in step."""
+    of a node that has nothing, and the last one answers after a `kill -9` too. When the leader is back, all are in step."""
     with fleet(tmp_path, 2, start=False) as cluster:
         leader, (middle, last) = cluster.leader, cluster.replicas
         configure(last.directory, "peer", upstream=f"127.0.0.1:{middle.ports.peer}")
@@ -44,6 +44,9 @@ def test_a_chain(tmp_path: Path) -> None:
         leader.daemon.kill()
         late.daemon.start()
         late.has(at)
+        # With nobody to tell it how old its data is, it has to know that itself.
+        last.daemon.kill()
+        last.daemon.start()
         for node in cluster.replicas:
             with node.doors() as doors:
                 fetched = doors.fetch("acme/web")

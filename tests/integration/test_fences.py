@@ -70,7 +70,7 @@ def test_reading_your_writes(tmp_path: Path) -> None:
 
             link.heal()
             cluster.converged()
-            fetched = doors.fetch("acme/web", min_version=written["version"], durable=False)
+            fetched = doors.fetch("acme/web", min_version=written["version"], durable=True)
             assert values_of(fetched) == {"FIRST": b"unseen"}
 
 

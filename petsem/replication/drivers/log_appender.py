@@ -122,6 +122,15 @@ class Appender(LogReader):
         self._synced = tail
         self._store.mark(segment)
 
+    def roll(self) -> None:
+        """Go on in a new segment, so that the one before can be dropped when its time comes."""
+        end = self.end
+        segment = self._growing
+        if end is not None and segment is not None and not segment.is_empty:
+            if self._spoilt:
+                self._heal()
+            self._change(end, 0)
+
     @property
     def _growing(self) -> Segment | None:
         segments = self._segments

@@ -45,7 +45,8 @@ class WalTail:
     """Reads the WAL at `path`, from its first frame on. On the thread that commits."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        # A string: looked at in each reading, and a Path is taken apart each time.
+        self._path = str(path)
         self._fd: int | None = None
         self._inode = (-1, -1)
         self._raw = b""
@@ -110,7 +111,7 @@ class WalTail:
     def _follow(self) -> None:
         """Have the file open that is at the path now."""
         try:
-            found = self._path.stat()
+            found = os.stat(self._path)
             # The number of an inode that is open here cannot be given to another.
             if (found.st_dev, found.st_ino) == self._inode:
                 return

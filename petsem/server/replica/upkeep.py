@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Final
 
 import structlog
 
@@ -25,6 +26,8 @@ from petsem.server.replica.install import remember_synced
 from petsem.server.replica.offload import offload
 
 log = structlog.get_logger(__name__)
+
+_SEGMENT_MS: Final = 24 * 3600 * 1000
 
 
 class Upkeep:
@@ -119,3 +122,7 @@ def trim(
     )
     if txid is not None:
         transactions.drop_before(min(txid, needed_txid))
+    last = transactions.segments[-1:]
+    if last and last[0].oldest_ms is not None and now_ms - last[0].oldest_ms > _SEGMENT_MS:
+        # Else what was destroyed would stay in a segment that a quiet cluster never fills.
+        transactions.roll()

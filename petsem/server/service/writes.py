@@ -31,7 +31,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 KEPT_MS: Final = 24 * 3600 * 1000
 COPIES: Final = (
-    "sealed copies stay in the transaction log of each node for up to 7 days, and in backups made "
+    "sealed copies stay in the transaction log of each node for up to 8 days, and in backups made "
     "before now as long as those last"
 )
 """Where values may still be after they were destroyed."""

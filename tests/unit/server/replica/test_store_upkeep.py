@@ -104,3 +104,21 @@ def test_changes_are_taken_back(leader: LeaderSource) -> None:
         back = undone(table, befores[place:])
         assert (back.rolling, back.entries(1, back.commit)) == (rolling, entries)
         assert back.complete
+
+
+async def test_a_quiet_log_is_let_go_of_all_the_same(rig: Rig, leader: LeaderSource) -> None:
+    """What was destroyed goes with its day, also where no more transactions come."""
+    ends = await filled(rig, leader)
+    log, day_ms = rig.store.log, 24 * 3600 * 1000
+    last = log.segments[-1].oldest_ms
+    assert last is not None
+    trim(log, ends[-1], 0, last + day_ms, most_age_s=7 * 24 * 3600)
+    assert [each.end.txid for each in log.segments] == ends
+    trim(log, ends[-1], 0, last + day_ms + 1, most_age_s=7 * 24 * 3600)
+    assert [each.end.txid for each in log.segments] == [*ends, ends[-1]]
+    trim(log, ends[-1], 0, last + 7 * day_ms + 1, most_age_s=7 * 24 * 3600)
+    assert [each.end.txid for each in log.segments] == [ends[-1]]
+    assert log.end is not None
+    assert log.end.txid == ends[-1]
+    await rig.follow([leader.fill(1)])
+    await rig.close()
