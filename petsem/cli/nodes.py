@@ -116,15 +116,13 @@ def promote_command(run: Run, node: str, force: bool) -> None:
 
 @click.command("accept-loss", cls=Command)
 @click.argument("node", metavar="NODE", callback=_checked)
-@click.option("--yes", metavar="NAME", help="Do not ask; name the node.")
 @remote
 @pass_run
-def accept_loss_command(run: Run, node: str, yes: str | None) -> None:
+def accept_loss_command(run: Run, node: str) -> None:
     """Let NODE give up what only it has, as it asked to be told. Ask NODE itself.
 
     It saves those transactions under lost/ in its data directory, and follows the leader.
     """
-    confirm_name(node, yes, f"what only {node} has is lost to the cluster; it keeps a copy")
     with connect(run) as api:
         done = api.change("POST", f"/v1/nodes/{node}/accept-loss", NodeLossAccepted, _ADMIN)
     show(run, done, line=done.message)

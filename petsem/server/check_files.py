@@ -103,6 +103,10 @@ def _copy_live(database: Path, target: Path) -> None:
         with copy.backup("main", source, "main") as backup:
             # In one step: after a write in between it would begin again.
             backup.step()
+        # The backup counted up the copy's; it is of the pages that are compared with the log.
+        ((version,),) = source.execute("PRAGMA schema_version").fetchall()
+        copy.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+        copy.execute(f"PRAGMA schema_version = {version}")
     finally:
         copy.close()
         source.close()

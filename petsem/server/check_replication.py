@@ -58,6 +58,9 @@ def check_image(
     try:
         db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE)
         at = read_position(db)
+    except apsw.Error:
+        # What is wrong with it has been said.
+        return
     finally:
         db.close()
     end = log.end

@@ -197,6 +197,7 @@ class Roles:
         """Stop everything of the role that the node has."""
         node, was = self._node, self._node.view.role
         node.view.role = Role.UNKNOWN
+        node.view.replicated = None
         if was is Role.LEADER:
             await node.housekeeping.stop()
             await node.scanning.stop()

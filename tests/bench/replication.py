@@ -29,6 +29,7 @@ _AWAY: Final = 6_000
 _APPS, _PER_APP, _VALUE_BYTES = 160, 16, 60 * 1024
 _REPLICAS: Final = 3
 _LIGHT: Final = 8
+_LIGHT_ROUNDS: Final = 3
 _WITHOUT, _WITH = 600, 1_600
 _TABLE_PAGES: Final = 50_000
 
@@ -158,7 +159,7 @@ def _light_followers() -> None:
         asyncio.run(paced.http(port, islice(writes, _ROUND), _PER_S))
         directories = [leads.join(f"light-{number}") for number in range(_LIGHT)]
         alone, followed = [], []
-        for _ in range(2):
+        for _ in range(_LIGHT_ROUNDS):
             alone.append(asyncio.run(paced.http(port, islice(writes, _WITHOUT), _PER_S)))
             with processes.light_followers(leads.process.peer, directories):
                 followed.append(asyncio.run(paced.http(port, islice(writes, _WITH), _PER_S)))

@@ -176,21 +176,18 @@ def test_a_disk_that_fills_up(disk: SmallDisk) -> None:
     assert disk.run("check", disk.path / "node", "--all").code == 0
 
 
-def test_a_group_that_does_not_fit(disk: SmallDisk) -> None:
-    """The disk fills in the middle of a group: whoever was acknowledged is stored, whoever was
-    refused is not, and the ballast is given up so that the disk can be left in order."""
+def test_a_burst_that_does_not_fit(disk: SmallDisk) -> None:
+    """The disk fills in the middle of a burst: whoever was acknowledged is stored, whoever was
+    refused is not. No single group is larger than the reserve, so the disk is left in order."""
     with disk.daemon() as daemon, Doors(daemon, operator_of(disk)) as doors:
         furnish(doors)
         disk.fill(FREE_SPACE_RESERVE_BYTES + 64 * 1024)
         answers = asyncio.run(one_group(disk, doors))
         counts = judge(doors, answers)
         assert counts.get(503, 0) > 0, counts
-        met = {each["event"] for each in daemon.events() if each["level"] == "error"}
-        wanted = {"transaction_ended_by_sqlite", "group_not_finished", "commit_failed"}
-        assert met & (wanted | {"log_not_written"}), met
+        assert not [each for each in daemon.events() if each["level"] == "error"]
         reads_go_on(doors)
         refuses_writes(doors)
-        assert not (disk.seen / "node" / "ballast").exists()
         daemon.kill()
     # After a crash in this state the next start is as good.
     with daemon, Doors(daemon, operator_of(disk)) as doors:

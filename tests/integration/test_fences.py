@@ -96,8 +96,8 @@ def test_replicated_writes(tmp_path: Path) -> None:
 
 
 def test_one_that_never_had_anything(tmp_path: Path) -> None:
-    """A replica that cannot reach the cluster is not ready, its lag is unknown and not 0, and it
-    answers nothing, in words that say so."""
+    """A replica that never reached the cluster is not ready and says why; reads and writes are
+    `unavailable` at once."""
     with fleet(tmp_path, 0) as cluster:
         replica = cluster.join("fra")
         cluster.leader.daemon.kill()

@@ -107,6 +107,9 @@ HTTP: Final[dict[Where, Case]] = {
     ("POST", "/v1/nodes/{node}/promote"): Case(
         "nodes:admin", of_cluster=True, status=400, parameters={"node": "doomed"}
     ),
+    ("POST", "/v1/nodes/{node}/accept-loss"): Case(
+        "nodes:admin", of_cluster=True, status=400, parameters={"node": "doomed"}
+    ),
     ("GET", "/v1/status"): Case("nodes:read", of_cluster=True),
     ("GET", "/metrics"): Case("nodes:read", of_cluster=True),
     ("GET", "/v1/keyring"): Case("nodes:admin", of_cluster=True),

@@ -13,7 +13,7 @@ import pytest
 from petsem.model import Position
 from petsem.replication import steps
 from petsem.replication.drivers.log_verify import verify
-from tests.support.daemon import Daemon, until
+from tests.support.daemon import Daemon, run, until
 from tests.support.dying_node import command
 from tests.support.fleet import Fleet, Member, fleet
 
@@ -115,6 +115,10 @@ def test_a_replica_leads_and_the_old_leader_becomes_one(tmp_path: Path) -> None:
         put(old, BY_THE_OLD_LEADER="1")
         cluster.converged()
         for node in cluster.nodes:
+            checked = run("check", node.directory)
+            assert checked.code == 0, checked
+            assert b"every page is what the log promises" in checked.out
+        for node in cluster.nodes:
             assert verify(node.directory / "ltx").problems == ()
 
 
@@ -193,7 +197,7 @@ def test_a_long_branch_waits_for_the_operator(tmp_path: Path) -> None:
         promote(cluster, fra)
         put(fra, AFTER="1")
         with fra.doors() as doors:
-            refused = doors.cli("node", "accept-loss", fra.node_id, "--yes", fra.node_id)
+            refused = doors.cli("node", "accept-loss", fra.node_id)
         assert (refused.code, "keeps no branch" in refused.err) == (5, True)
 
         old.daemon.start()
@@ -209,7 +213,7 @@ def test_a_long_branch_waits_for_the_operator(tmp_path: Path) -> None:
         assert names(old) == {"FIRST", "LONG"}
         assert list((old.directory / "lost").iterdir()) == []
         with old.doors() as doors:
-            done = doors.cli(*told.split()[1:], "--yes", old.node_id)
+            done = doors.cli(*told.split()[1:])
         assert done.code == 0, done
         cluster.converged(within_s=30)
         assert names(old) == {"FIRST", "AFTER"}

@@ -1,7 +1,6 @@
 """Envelopes, places and keyrings for whatever bytes Hypothesis finds."""
 
 import contextlib
-import dataclasses
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -82,8 +81,7 @@ def test_bytes_do_not_move_between_neighbouring_fields(place: Place, data: st.Da
     joined = place.org_id + place.incarnation + place.name
     first = data.draw(st.integers(0, len(joined)))
     second = data.draw(st.integers(first, len(joined)))
-    other = dataclasses.replace(
-        place,
+    other = place._replace(
         org_id=joined[:first],
         incarnation=joined[first:second],
         name=joined[second:],

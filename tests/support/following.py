@@ -17,6 +17,7 @@ def follow(node: Node, *, heard_s: float | None = 0.0, upstream: Upstream | None
     view = node.freshness.view
     view.role = Role.REPLICA
     view.synced = True
+    view.replicated = None
     if heard_s is not None:
         view.remember_leader(round(heard_s * 1000))
     if upstream is not None:

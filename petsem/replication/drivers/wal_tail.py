@@ -111,7 +111,7 @@ class WalTail:
     def _follow(self) -> None:
         """Have the file open that is at the path now."""
         try:
-            found = os.stat(self._path)
+            found = os.stat(self._path)  # noqa: PTH116 - a string
             # The number of an inode that is open here cannot be given to another.
             if (found.st_dev, found.st_ino) == self._inode:
                 return

@@ -54,9 +54,12 @@ class LostNames:
 
 
 def read_names(db: apsw.Connection, fork_txid: int, first_ms: int | None) -> LostNames:
-    """Names in what follows `fork_txid`, the first of it at `first_ms` (None: not known, so that
-    everything with a time is listed). Inside the caller's read transaction."""
-    since_ms = 0 if first_ms is None else first_ms - _MARGIN_MS
+    """Names in what follows `fork_txid`, all of it later than `first_ms` (None: not known, so that
+    everything since the fork's epoch began is listed). Inside the caller's read transaction."""
+    if first_ms is None:
+        begun = sql.rows(db, "SELECT max(at) FROM epochs WHERE first_txid <= ?", (fork_txid,))
+        first_ms = begun[0][0] or 0
+    since_ms = first_ms - _MARGIN_MS
     revocations = sql.rows(db, _REVOCATIONS, (fork_txid,))
     body = {
         "since_ms": since_ms,

@@ -24,7 +24,8 @@ import msgspec
 from petsem import limits
 from petsem.errors import PetsemError
 from petsem.model import Position
-from petsem.replication.image import LOCK_PAGE, PAGE_SIZE
+from petsem.replication.drivers.database_file import runs as neighbours
+from petsem.replication.image import LOCK_PAGE, PAGE_SIZE, page_numbers
 from petsem.replication.ltx import CHECKSUM_FLAG, LtxError, Reader, page_checksum
 from petsem.replication.rolling import UNKNOWN, PageChecksums
 from petsem.server import files
@@ -166,11 +167,13 @@ class Staging:
 
     def pages(self, numbers: array[int]) -> Iterator[tuple[int, bytes]]:
         """Pages as they were received; `BadFrame` if the disk does not give them back."""
-        for pgno in numbers:
-            page = self._read(pgno, 1)
-            if page_checksum(pgno, page) != self._table[pgno - 1]:
-                raise BadFrame("snapshot-disk")
-            yield pgno, page
+        for first, count in neighbours(numbers):
+            data = self._read(first, count)
+            for index in range(count):
+                page = data[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
+                if page_checksum(first + index, page) != self._table[first + index - 1]:
+                    raise BadFrame("snapshot-disk")
+                yield first + index, page
 
     def runs(self) -> Iterator[tuple[int, bytes]]:
         """(first page, pages): all of it, the lock page left out, in pieces of 64 pages."""
@@ -248,8 +251,10 @@ def discard(directory: Path) -> None:
 def differing(staging: Staging, current: Iterator[tuple[int, bytes]]) -> array[int]:
     """The pages whose content is another than in `current`, which gives the database's own pages
     in order; page 1 always, which carries the position."""
-    numbers = array("I")
     held = next(current, None)
+    if held is None:
+        return array("I", page_numbers(staging.commit))
+    numbers = array("I")
     for first, data in staging.runs():
         for index in range(len(data) // PAGE_SIZE):
             pgno = first + index
