@@ -273,7 +273,8 @@ class Replication:
     def _published(self) -> None:
         """The leader's log has more than before. It is the only voter, so what is on its disk is
         what a failover would find."""
-        self._view.replicated = self.log.end
+        if self._view.role is Role.LEADER:
+            self._view.replicated = self.log.end
         self.feed.published()
 
     def _moved(self, *, durable: bool) -> None:

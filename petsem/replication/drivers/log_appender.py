@@ -124,11 +124,9 @@ class Appender(LogReader):
 
     def roll(self) -> None:
         """Go on in a new segment, so that the one before can be dropped when its time comes."""
-        end = self.end
-        segment = self._growing
+        self._mend()
+        end, segment = self.end, self._growing
         if end is not None and segment is not None and not segment.is_empty:
-            if self._spoilt:
-                self._heal()
             self._change(end, 0)
 
     @property
