@@ -99,7 +99,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     record = Record(Canary(SEED))
     directory = tmp_path / "node"
     (tmp_path / "tmp").mkdir()
-    ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+    ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--peer", "127.0.0.1:0")
     made = run("init", directory, "--region", "ams", *ports)
     assert made.code == 0
     record.note("init", made.out + made.err.encode())

@@ -33,11 +33,11 @@ MIB: Final = 1 << 20
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """160 MiB, with a new cluster on it."""
-    with small_disk(tmp_path, 160) as made:
+    """320 MiB, with a new cluster on it: every large write is in the WAL, and again in the log."""
+    with small_disk(tmp_path, 320) as made:
         if made is None:
             pytest.skip("this user may not mount a disk of his own")
-        ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+        ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--peer", "127.0.0.1:0")
         ran = made.run("init", made.path / "node", "--region", "ams", *ports)
         assert ran.code == 0, ran
         yield made

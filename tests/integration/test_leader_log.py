@@ -359,7 +359,7 @@ def test_no_room_for_the_log(tmp_path: Path) -> None:
 
 
 def _fill_and_free(disk: SmallDisk) -> None:
-    ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+    ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--peer", "127.0.0.1:0")
     assert disk.run("init", disk.path / "node", "--region", "ams", *ports).code == 0
     operator = (disk.seen / "node.operator.token").read_text().strip()
     with disk.daemon() as daemon, Doors(daemon, operator) as doors:
