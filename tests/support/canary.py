@@ -90,7 +90,13 @@ class ProcessWatch(threading.Thread):
         self._ended = threading.Event()
         self.exempt: set[int] = set()
         self.looks = 0
-        self.leaks: list[str] = []
+        self._found: list[tuple[int, str]] = []
+
+    @property
+    def leaks(self) -> list[str]:
+        """What showed something. Judged now: a process is often seen before whoever started it
+        could exempt it."""
+        return [f"{file} of {pid}" for pid, file in self._found if pid not in self.exempt]
 
     def run(self) -> None:
         """Until `end`."""
@@ -115,8 +121,8 @@ class ProcessWatch(threading.Thread):
     def _judge(self, pid: int, file: str) -> None:
         with suppress(OSError):
             shown = shown_by(pid, file)
-            if self._record.betrays(shown) and pid not in self.exempt:
-                self.leaks.append(f"{file} of {pid}")
+            if self._record.betrays(shown):
+                self._found.append((pid, file))
 
 
 def shown_by(pid: int, file: str) -> bytes:
