@@ -28,7 +28,7 @@ _LARGE: Final = 48 * 1024
 _MIB: Final = 2**20
 STOPPED_MIB: Final = 4 * limits.STREAM_WINDOW_BYTES // _MIB
 """Written while a replica is stopped: much more than may be on its way to it."""
-GROWTH_MAX_MIB: Final = 16
+GROWTH_MAX_MIB: Final = 24
 """Of the leader meanwhile: the window, what gRPC holds of it, and its own caches."""
 
 
