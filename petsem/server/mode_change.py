@@ -18,7 +18,6 @@ from petsem.model import Position
 from petsem.replication.drivers.apply import Applier
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.role_change import leave_wal, normalise
-from petsem.replication.image import normalise as normalised
 from petsem.replication.steps import ROLE_TRUNCATE_WAL, Reached, nothing
 from petsem.server.database import open_writer, read_position
 
@@ -68,16 +67,6 @@ def to_replica(path: Path, *, reached: Reached = nothing) -> Position:
     finally:
         applier.close()
     return position
-
-
-def is_canonical(path: Path, position: Position) -> bool:
-    """Whether page 1 is the one that the stream defines for `position`."""
-    file = PageReader(path)
-    try:
-        page1 = file.read(1)
-    finally:
-        file.close()
-    return page1 is not None and page1 == normalised(page1, position.epoch, position.txid)
 
 
 def create_empty(path: Path) -> None:

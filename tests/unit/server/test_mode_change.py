@@ -8,16 +8,26 @@ import pytest
 
 from petsem.model import Position
 from petsem.replication import steps
+from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.image import PAGE_SIZE, normalise
 from petsem.server.database import open_reader, read_position
 from petsem.server.mode_change import (
     create_empty,
-    is_canonical,
     needs_change,
     to_replica,
     was_replica,
 )
 from tests.unit.server.cluster import Cluster
+
+
+def is_canonical(path: Path, position: Position) -> bool:
+    """Whether page 1 is the one that the stream defines for `position`."""
+    file = PageReader(path)
+    try:
+        page1 = file.read(1)
+    finally:
+        file.close()
+    return page1 is not None and page1 == normalise(page1, position.epoch, position.txid)
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error of the program
