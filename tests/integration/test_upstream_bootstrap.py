@@ -25,7 +25,7 @@ def test_while_the_snapshot_comes(tmp_path: Path) -> None:
                 values = {f"N{number}": os.urandom(24 * 1024).hex() for number in range(10)}
                 doors.set(f"archive/{app}", **values)
         replica = cluster.join("fra")
-        link.down.bytes_per_s = 500_000
+        link.down.bytes_per_s = 200_000
         with replica.daemon, replica.doors() as doors:
             replica.says("snapshot_begins")
             fetched = doors.fetch("acme/web")

@@ -254,9 +254,9 @@ class Replica:
     async def _remember(self, at_ms: int) -> None:
         self.remembered.append(at_ms)
 
-    async def problem(self, text: str) -> None:
-        """Wait until the view names this problem."""
-        await eventually(lambda: text in (self.view.problem or ""))
+    async def problem(self, *texts: str) -> None:
+        """Wait until the view names one of these problems."""
+        await eventually(lambda: any(text in (self.view.problem or "") for text in texts))
 
 
 class _Own(OwnCertificate):

@@ -150,15 +150,13 @@ class Follow:
             own, parts.identity.region, parts.disk.epochs(), list(parts.describe().keks)
         )
 
-        channel = peer_channel(
-            self._own.tls, self._own.cluster_id, candidate.address, candidate.node_id
-        )
+        channel, asking = self._channel(candidate), self._channel(candidate)
         call = channel.stream_stream(STREAM, None, None)()  # type: ignore[call-arg]
 
         def welcomed(node_id: str) -> None:
             if candidate.node_id not in (None, node_id):
                 raise Broken(Rule.PATH)
-            self._upstream.set(channel, node_id)
+            self._upstream.set(asking, node_id)
             log.info("following", node=node_id, path=list(parts.view.path))
 
         following = Following(
@@ -190,6 +188,11 @@ class Follow:
                 self._lost.reset()
             call.cancel()
             self._close(channel)
+            self._close(asking)
+
+    def _channel(self, candidate: Candidate) -> grpc.aio.Channel:
+        own = self._own
+        return peer_channel(own.tls, own.cluster_id, candidate.address, candidate.node_id)
 
     @property
     def _settled(self) -> bool:

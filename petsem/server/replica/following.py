@@ -19,7 +19,7 @@ import grpc
 
 from petsem import limits
 from petsem.errors import unavailable
-from petsem.replication.session.follow import Broken, FollowSession, Own, Rule
+from petsem.replication.session.follow import FollowSession, Own
 from petsem.replication.session.from_leader import (
     Heartbeat,
     Message,
@@ -28,7 +28,6 @@ from petsem.replication.session.from_leader import (
     Transactions,
     Welcome,
 )
-from petsem.server.peer.dial import error_of
 from petsem.server.replica import messages
 from petsem.server.replica.inbox import Batch, Inbox, Item
 from petsem.server.replica.outgoing import Outgoing
@@ -122,7 +121,7 @@ class Following:
                     raise unavailable("the other node has ended the stream")
                 self._take(*messages.parse(raw))
         except grpc.aio.AioRpcError as error:
-            self.end(Broken(Rule.SIZE) if messages.is_oversize(error) else error_of(error))
+            self.end(messages.ended(error))
         except Exception as error:
             self.end(error)
 

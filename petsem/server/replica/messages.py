@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 import petsem
 from petsem import limits
+from petsem.errors import unavailable
 from petsem.model import Position
 from petsem.replication.session.follow import PROTOCOL, Broken, Own, Rule
 from petsem.replication.session.from_leader import (
@@ -22,11 +23,14 @@ from petsem.replication.session.from_leader import (
     Transactions,
     Welcome,
 )
+from petsem.server.peer.dial import error_of
 from petsem.server.replica.parts import FollowParts
 from petsem.server.schema import SCHEMA_VERSION
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import STATUS_KEY, position_from_protobuf, position_to_protobuf
 
+_WRITE_FAILED: Final = "Internal error from Core"
+"""What grpc.aio says where a write was the first to notice that the call had ended."""
 _UINT32_MAX: Final = 2**32 - 1
 
 
@@ -142,9 +146,13 @@ def own_report(parts: FollowParts) -> pb.NodeReport:
     return report
 
 
-def is_oversize(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a message was larger than the channel takes."""
-    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not is_its_own_word(error)
+def ended(error: grpc.aio.AioRpcError) -> Exception:
+    """Why a stream ended, from what reading it raised."""
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not is_its_own_word(error):
+        return Broken(Rule.SIZE)
+    if error.details() == _WRITE_FAILED:
+        return unavailable("the stream broke off")
+    return error_of(error)
 
 
 def is_its_own_word(error: grpc.aio.AioRpcError) -> bool:

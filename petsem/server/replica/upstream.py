@@ -1,8 +1,9 @@
 """Asking the node that this one follows.
 
-Guarantees: requests go to whoever is followed now, over the connection that the stream runs on; a
-request that has passed too many nodes is refused, so none goes in circles. Where the answer to a
-request that changes something is lost, the error is `indeterminate`: it may have happened.
+Guarantees: requests go to whoever is followed now, over a connection of their own, so that a
+snapshot on its way does not hold them up; a request that has passed too many nodes is refused, so
+none goes in circles. Where the answer to a request that changes something is lost, the error is
+`indeterminate`: it may have happened.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RECONNECT_S: Final = 1.0
 
 
 class Upstream:
-    """The channel of the stream, while it runs. `node_id` is who is at its other end."""
+    """A channel beside the stream, while that runs. `node_id` is who is at its other end."""
 
     def __init__(self) -> None:
         self._channel: grpc.aio.Channel | None = None
@@ -38,7 +39,8 @@ class Upstream:
         return self._channel is not None
 
     def set(self, channel: grpc.aio.Channel, node_id: str) -> None:
-        """From now on, ask this node."""
+        """From now on, ask this node. Whoever opened the channel closes it, after `clear`."""
+        channel.get_state(try_to_connect=True)
         self._channel, self.node_id = channel, node_id
         self._connected.set()
 
@@ -82,17 +84,20 @@ class Upstream:
             raise (_lost() if changes else unavailable("the connection ended")) from None
 
     async def _wait(self, timeout_s: float) -> grpc.aio.Channel:
-        """The channel, also if it only comes within this time."""
-        with contextlib.suppress(TimeoutError):
+        """The channel, also if it only connects within this time."""
+        # A channel may be closed under whoever waits for it, which gRPC calls an error of usage.
+        with contextlib.suppress(TimeoutError, grpc.aio.UsageError):
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
-        channel = self._channel
+                while (channel := self._channel) is not None:
+                    state = channel.get_state(try_to_connect=True)
+                    if state is grpc.ChannelConnectivity.READY:
+                        return channel
+                    await channel.wait_for_state_change(state)
         # Over a connection that does not stand, nothing has happened for certain.
-        if channel is None or channel.get_state() is not grpc.ChannelConnectivity.READY:
-            raise unavailable(
-                "no other node can be reached from this one at the moment", retry_after_s=1
-            )
-        return channel
+        raise unavailable(
+            "no other node can be reached from this one at the moment", retry_after_s=1
+        )
 
 
 def _lost() -> PetsemError:
