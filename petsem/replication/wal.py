@@ -29,7 +29,9 @@ FRAME_BYTES: Final = FRAME_HEADER_BYTES + PAGE_SIZE
 _MAGIC: Final = 0x377F_0682
 """With the lowest bit set the checksum reads its words big-endian, else little-endian."""
 _VERSION: Final = 3_007_000
-_FRAME: Final = struct.Struct(">II8s8s")
+_FRAME_HEADER: Final = struct.Struct(">II8s8s")
+_FRAME: Final = struct.Struct(f">II8s8s{PAGE_SIZE}s")
+_SIZES: Final = struct.Struct(">II")
 _CHECKSUM: Final = struct.Struct(">II")
 
 Fetch = Callable[[bytes, int, int], bytes]
@@ -149,7 +151,7 @@ class WalScanner:
         self._order: ByteOrder = header.order
         self._salts = header.salts
         self._fetch = fetch
-        self._verify = verify
+        self.verify = verify
         self._room = hold
         self._frames = end.frames
         self._checksum = end.checksum
@@ -162,31 +164,32 @@ class WalScanner:
 
     def feed(self, data: bytes) -> None:
         """Take the whole frames at the start of `data`; what is left over comes again."""
-        at_in_wal = self.offset
-        for at in range(0, len(data) - FRAME_BYTES + 1, FRAME_BYTES):
-            pgno, size, salts, checksum = _FRAME.unpack_from(data, at)
-            if salts != self._salts or pgno == 0:
+        salts, frames, room = self._salts, self._frames, self._room
+        checksum = self._checksum
+        whole = len(data) - len(data) % FRAME_BYTES
+        if whole < len(data):
+            data = data[:whole]
+        for pgno, size, found_salts, found_checksum, page in _FRAME.iter_unpack(data):
+            if found_salts != salts or pgno == 0:
                 self.done = True
-                return
-            page_at = at + FRAME_HEADER_BYTES
-            if self._verify:
-                state = _CHECKSUM.unpack(self._checksum)
-                state = add(state, data[at : at + 8], self._order)
-                state = add_page(state, data[page_at : at + FRAME_BYTES], self._order)
-                if _CHECKSUM.pack(*state) != checksum:
+                break
+            if self.verify:
+                state = add(_CHECKSUM.unpack(checksum), _SIZES.pack(pgno, size), self._order)
+                if _CHECKSUM.pack(*add_page(state, page, self._order)) != found_checksum:
                     self.done = True
-                    return
-            self._checksum = checksum
-            self._frames += 1
-            if self._room > 0:
-                self._room -= 1
-                self._found[pgno] = data[page_at : at + FRAME_BYTES]
+                    break
+            checksum = found_checksum
+            if room > 0:
+                room -= 1
+                self._found[pgno] = page
             else:
-                self._found[pgno] = at_in_wal + page_at
+                self._found[pgno] = HEADER_BYTES + frames * FRAME_BYTES + FRAME_HEADER_BYTES
+            frames += 1
             if size:
-                self.end = WalEnd(self._salts, self._frames, checksum)
+                self.end = WalEnd(salts, frames, checksum)
                 self.commits.append(WalCommit(size, self.end, self._found, self._fetch))
                 self._found = {}
+        self._frames, self._room, self._checksum = frames, room, checksum
 
 
 def frame_page(data: bytes, salts: bytes, pgno: int) -> bytes | None:
@@ -194,5 +197,5 @@ def frame_page(data: bytes, salts: bytes, pgno: int) -> bytes | None:
     these salts."""
     if len(data) != FRAME_BYTES:
         return None
-    found, _, found_salts, _ = _FRAME.unpack_from(data)
+    found, _, found_salts, _ = _FRAME_HEADER.unpack_from(data)
     return data[FRAME_HEADER_BYTES:] if (found, found_salts) == (pgno, salts) else None

@@ -194,6 +194,20 @@ class Authenticator:
         except TokenRefused as refused:
             raise refused.as_error() from None
 
+    def recall(self, request: Request) -> Verified | None:
+        """The token of a request, if it was verified before and only time has passed for it since:
+        nothing was committed that takes authority away. On the leader only, where whoever takes
+        authority away goes through this process."""
+        if self._view is None or self._view.role is not Role.LEADER:
+            return None
+        seen = self._seen.find(_token_of(request))
+        if seen is None or seen.verified is None:
+            return None
+        known: Verified = seen.verified
+        if known.as_of != self._changes.authority or self._clock.unix_ms() >= known.expires_at_ms:
+            return None
+        return known
+
     def seen_before(self, request: Request) -> Presented | None:
         """The token of a request, if its signatures were found good before."""
         text = _token_of(request)

@@ -131,14 +131,20 @@ class Bundles:
         opened = self.open_with_known_key(last.owner, *stored)
         if opened is None:
             return False
-        now = {each.name: each for each in pb.FetchResponse.FromString(opened[1]).secrets}
+        whole = pb.FetchResponse.FromString(opened[1])
+        now = {each.name: each for each in whole.secrets}
+        before = set(now)
         for patch in patches:
             for name in patch.unset:
                 now.pop(name, None)
             for name, value in patch.set.items():
-                now[name] = pb.Secret(name=name, value=value.reveal(), version=patch.version)
-        in_order = [now[name] for name in sorted(now)]
-        body = pb.FetchResponse(version=last.version, secrets=in_order).SerializeToString()
+                if name not in now:
+                    now[name] = pb.Secret(name=name)
+                now[name].value, now[name].version = value.reveal(), patch.version
+        if before != now.keys():
+            whole = pb.FetchResponse(secrets=[now[name] for name in sorted(now)])
+        whole.version = last.version
+        body = whole.SerializeToString()
         self._store(db, app_id, last.owner, last.key, last.version, body)
         return True
 

@@ -16,7 +16,7 @@ from petsem.server.database import PAGE_SIZE, open_writer
 
 log = structlog.get_logger(__name__)
 
-PASSIVE_FRAMES: Final = 1_000
+PASSIVE_FRAMES: Final = 4_000
 RESTART_BYTES: Final = 64 * 1024 * 1024
 
 

@@ -10,6 +10,7 @@ checkpoint copies what is not in it. It runs on the helper thread whatever touch
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,9 +24,9 @@ from petsem.replication.steps import Reached, nothing
 
 log = structlog.get_logger(__name__)
 
-_LATER_S: Final = 0.25
+_LATER_S: Final = 1.0
 _AGAIN_S: Final = 1.0
-_AT_ONCE_PAGES: Final = 4_096
+_AT_ONCE_PAGES: Final = 16_384
 
 
 class Logging:
@@ -71,6 +72,8 @@ class Logging:
             self._soon()
             await done
             return
+        # The helper cannot begin before it is lent the GIL, and COMMIT is what everybody waits for.
+        time.sleep(0)  # noqa: ASYNC251 (for no time at all)
         try:
             await done
         finally:
@@ -82,9 +85,14 @@ class Logging:
                 self._later = loop.call_later(_LATER_S, self._soon)
 
     def committed(self, frames: int, position: Position, now_ms: int) -> None:
-        """On the helper thread, after a COMMIT and after the database was opened again."""
+        """On the helper thread, after a COMMIT."""
         if self._capture is not None:
             self._capture.committed(frames, position, now_ms)
+
+    def reopened(self, frames: int, position: Position, now_ms: int) -> None:
+        """On the helper thread, after the database was opened again."""
+        if self._capture is not None:
+            self._capture.reopened(frames, position, now_ms)
 
     def before_checkpoint(self, frames: int) -> bool:
         """On the helper thread: whether the WAL may be copied. Raises what `Capture.write` does if

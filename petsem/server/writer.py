@@ -47,6 +47,7 @@ _DISK_OR_MEMORY = (
     apsw.ReadOnlyError, apsw.CantOpenError,
 )  # fmt: skip
 _NOTHING: Mapping[Hashable, object] = MappingProxyType({})
+_ENOUGH_TO_BEGIN = 8
 _BEGIN_TRIES = 200
 _BEGIN_PAUSE_S = 0.01
 _COPY_TRIES = 100
@@ -215,9 +216,10 @@ class Writer:
 
     async def _gather(self) -> None:
         """Let the loop turn for as long as each turn brings more requests: they come in bursts,
-        after the answers of the last group, and nobody waits for anything but the burst's end."""
+        after the answers of the last group. Some are enough to begin with; the others are read
+        while those are committed, when there would be nothing else to do."""
         seen = 0
-        while seen < len(self._queue) < limits.GROUP_MAX_REQUESTS:
+        while seen < len(self._queue) < _ENOUGH_TO_BEGIN:
             seen = len(self._queue)
             await asyncio.sleep(0)
 
@@ -407,7 +409,7 @@ class Writer:
             self._db = None
         db = self.open()
         frames, _ = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)
-        self._logging.committed(frames, read_position(db), self._clock.unix_ms())
+        self._logging.reopened(frames, read_position(db), self._clock.unix_ms())
         return db
 
     def _adopt(self, db: apsw.Connection) -> None:

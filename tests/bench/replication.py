@@ -31,7 +31,7 @@ _REPLICAS: Final = 3
 _LIGHT: Final = 8
 _LIGHT_ROUNDS: Final = 3
 _WITHOUT, _WITH = 600, 1_600
-_TABLE_PAGES: Final = 50_000
+_TABLE_PAGES: Final = 400_000
 
 
 def run() -> None:
@@ -76,12 +76,17 @@ def _following() -> None:
             f"commit to visible, p99: {p99 * 1e3:.1f} ms"
             f"  (bar: 20; rounds {min(tails):.1f} to {max(tails):.1f})"
         )
-        commits = leads.stamps.of("commit")
-        spent, reading = (statistics.median(each[i] for each in commits) for i in (1, 3))
-        share = sum(each[3] for each in commits) / sum(each[1] for each in commits)
+        commits = [spent for _txid, spent, _ended in leads.stamps.of("commit")]
+        reads = leads.stamps.of("read")
+        read, commit = (
+            statistics.median(spent for spent, count in reads if count == 1),
+            statistics.median(commits),
+        )
+        mean = sum(spent for spent, _ in reads) / sum(count for _, count in reads)
         print(
-            f"reading the frames / COMMIT: {share:.1%}  (bar: at most 15 %;"
-            f" medians {reading / 1e3:.0f} and {spent / 1e3:.0f} µs)"
+            f"reading the frames / COMMIT: {read / commit:.1%}  (bar: at most 15 %;"
+            f" medians {read / 1e3:.0f} and {commit / 1e3:.0f} µs;"
+            f" of the means {mean / statistics.mean(commits):.1%})"
         )
 
 
@@ -92,7 +97,7 @@ def _ways(leads: Leader, follows: Stamps, first: int) -> list[float]:
     commits = [each for each in leads.stamps.of("commit") if each[0] > first]
     return [
         (visible[bisect_left(visible, (txid, 0))][1] - ended) / 1e9
-        for txid, _spent, ended, _reading in commits
+        for txid, _spent, ended in commits
     ]
 
 

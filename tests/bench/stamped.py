@@ -3,7 +3,8 @@
 The lines of `DIR.stamps` are a word and numbers; moments are those of `time.monotonic_ns()`, which
 all processes of a machine share:
 
-    commit TXID SPENT ENDED READING   on the leader: a COMMIT, and reading its frames after it
+    commit TXID SPENT ENDED           on the leader: a COMMIT
+    read SPENT COUNT                  on the leader: reading the frames of so many commits
     message TXID BYTES                on the leader: what carries transactions up to TXID
     welcomed AT                       on a replica: a stream has begun
     begun AT, received AT, installed AT   on a replica: a snapshot
@@ -43,20 +44,18 @@ def _replace(owner: type, name: str, function: Callable[..., object]) -> None:
 
 def _leader(stamp: Stamp) -> None:
     commit, read, message = Writer._commit, WalTail.read, File.message
-    last = 0, 0
 
     def timed_read(tail: WalTail, frames: int | None = None) -> list[WalCommit]:
-        nonlocal last
         began = _now()
         found = read(tail, frames)
-        last = began, _now()
+        stamp("read", _now() - began, len(found))
         return found
 
     def timed_commit(writer: Writer, db: apsw.Connection, at: Position, now_ms: int) -> None:
         began = _now()
         commit(writer, db, at, now_ms)
-        committed, seen = last
-        stamp("commit", at.txid, committed - began, committed, seen - committed)
+        ended = _now()
+        stamp("commit", at.txid, ended - began, ended)
 
     def sized(file: File) -> bytes:
         made = message(file)

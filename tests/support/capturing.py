@@ -84,6 +84,10 @@ class Leader:
         """Tell of the last transaction."""
         self.capture.committed(self.rig.frames, self.position, 1_000 * self.txid)
 
+    def reopened(self) -> None:
+        """Tell that the database was opened again."""
+        self.capture.reopened(self.rig.counted(), self.position, 1_000 * self.txid)
+
     def write(self, *statements: str) -> None:
         """One transaction, captured and not logged yet."""
         self.commit(*statements)

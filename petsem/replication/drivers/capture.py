@@ -12,10 +12,10 @@ the thread that commits. It does not sync (`before_checkpoint` does), commit, or
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import apsw
 
@@ -47,6 +47,14 @@ class Captured:
     at_ms: int
 
 
+class _Unread(NamedTuple):
+    """A committed transaction whose frames are still to be read, up to this one."""
+
+    frames: int
+    position: Position
+    at_ms: int
+
+
 class Capture:
     """The leader's WAL, table of page checksums and log, kept in step.
 
@@ -70,6 +78,7 @@ class Capture:
         self._file = PageReader(database)
         self._page1 = page1
         self._reached = reached
+        self._unread: list[_Unread] = []
         self._waiting: list[Captured] = []
         self._waiting_pages = 0
         self._logged = log.end
@@ -79,29 +88,29 @@ class Capture:
     @property
     def waiting_pages(self) -> int:
         """Pages of transactions that are not in the log yet."""
-        return self._waiting_pages
+        return self._waiting_pages + self._unread_frames()
 
     def committed(self, frames: int, position: Position, at_ms: int) -> None:
-        """The transaction at `position` was committed, and SQLite counts `frames` in the WAL. Also
-        after the database was opened again, when it may be the one before."""
-        self._reached(CAPTURE)
+        """The transaction at `position` was committed, and SQLite counts `frames` in the WAL. Its
+        frames are read when they are written to the log, or sooner if there are many."""
         before, self._last = self._last[0], (position, at_ms)
-        if self._lost:
-            return
-        try:
-            commits = self._tail.read(frames)
-        except (WalLost, OSError):
-            commits = None
-        if commits is not None and len(commits) == position.txid - before.txid <= 1:
-            self.adopt([Captured(commit, position, at_ms) for commit in commits])
-        else:
+        if position.txid != before.txid + 1:
             # Something else than that one transaction is in the WAL: only a snapshot is whole.
             self._lose()
+        if not self._lost:
+            self._unread.append(_Unread(frames, position, at_ms))
+
+    def reopened(self, frames: int, position: Position, at_ms: int) -> None:
+        """The database was opened again and is at `position`: what was committed last, or what was
+        being committed. Raises OSError, after which it may be called again."""
+        if position.txid != self._last[0].txid:
+            self.committed(frames, position, at_ms)
+        # What the WAL holds is certain only now, and the next transaction may write over the rest.
+        self._read(frames)
 
     def adopt(self, found: Sequence[Captured]) -> None:
         """Transactions that were in the WAL already when this began."""
-        self._waiting.extend(found)
-        self._waiting_pages += sum(len(each.commit.found) for each in found)
+        self._wait_for(found)
         if found:
             self._last = (found[-1].position, found[-1].at_ms)
 
@@ -110,6 +119,8 @@ class Capture:
 
         Raises OSError if the disk does not take it; what is not logged is kept.
         """
+        if self._unread:
+            self._read(self._unread[-1].frames)
         if self.log.end != self._logged:
             # A sync failed, and nobody knows what the disk has of what came after the one before.
             self._lose()
@@ -180,8 +191,39 @@ class Capture:
     def _lose(self) -> None:
         """What waits cannot be logged one by one any more."""
         self._lost = True
+        self._unread.clear()
         self._waiting.clear()
         self._waiting_pages = 0
+
+    def _unread_frames(self) -> int:
+        if not self._unread:
+            return 0
+        frames, read = self._unread[-1].frames, self._tail.frames
+        return frames - read if frames > read else frames
+
+    def _read(self, frames: int) -> None:
+        """Take what was committed from the WAL, which holds `frames` frames. Raises OSError."""
+        self._reached(CAPTURE)
+        if self._lost:
+            return
+        try:
+            commits = self._tail.read(frames)
+        except WalLost:
+            self._lose()
+            return
+        if [each.end.frames for each in commits] != [each.frames for each in self._unread]:
+            self._lose()
+            return
+        unread, self._unread = self._unread, []
+        self._wait_for(
+            Captured(commit, each.position, each.at_ms)
+            for commit, each in zip(commits, unread, strict=True)
+        )
+
+    def _wait_for(self, found: Iterable[Captured]) -> None:
+        for each in found:
+            self._waiting.append(each)
+            self._waiting_pages += len(each.commit.found)
 
     def _group(self) -> list[Captured]:
         """The transactions from the first that may be one file: of one epoch, and of a database

@@ -1,9 +1,9 @@
 """Following the leader's live WAL.
 
 Guarantees: `read` returns each committed transaction once, in order, or raises `WalLost`; it takes
-nothing that SQLite does not count as committed. The file is looked at anew each time, because after
-a complete checkpoint the next commit starts it again from the top, and SQLite's count of frames
-looks plausible all the same.
+nothing that SQLite does not count as committed. Where what it expects is not there, path and header
+are looked at anew: after a complete checkpoint the next commit starts the file again from the top,
+and SQLite's count of frames looks plausible all the same.
 
 What lies behind the last commit is treacherous: a COMMIT that failed in its sync leaves frames with
 good checksums which SQLite has forgotten and the next transaction writes over. So SQLite's count
@@ -17,6 +17,7 @@ follow each other. The descriptor is of the `-wal` file alone; SQLite keeps no l
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -70,21 +71,35 @@ class WalTail:
 
         `frames` is how many the WAL holds as SQLite counted them at the last commit (its WAL hook,
         or a NOOP checkpoint): fewer than that cannot be, and what is behind them is not looked at.
-        The first reading and the first after a restart of the WAL verify the checksums, and so
-        does one without `frames`.
+        The first reading and the first after a restart of the WAL verify the checksums of what they
+        begin with, and one without `frames` verifies all.
 
         Raises WalLost, and then this object has had its day; WalError (a WAL with another page
         size or version); OSError, after which the call may be repeated.
         """
+        commits = self._go_on(frames) if frames is not None and self._verified else []
+        if commits and frames == self.frames:
+            return commits
         self._follow()
         raw = self._read_header()
         if raw != self._raw:
             self._start(raw)
-        commits = [] if self._header is None else self._scan(self._header, frames)
+        if self._header is not None:
+            commits += self._scan(self._header, frames)
         # SQLite may count none once the WAL may start again, before its new header is written.
         if frames is not None and frames != self.frames and not (frames == 0 and self._captured):
             raise WalLost(f"SQLite counts {frames} frames in the WAL, of which {self.frames} fit")
         return commits
+
+    def _go_on(self, frames: int) -> list[WalCommit]:
+        """What follows in the file that was read last, without a look at the path and the header.
+
+        A WAL that has started again since then has other salts in any frame that SQLite counts, so
+        frames with the old ones, as many as it counts, are of the old one and committed.
+        """
+        if self._fd is None or self._header is None or frames <= self.frames:
+            return []
+        return self._scan(self._header, frames)
 
     def allow_restart(self, frames: int) -> bool:
         """Ask this before each checkpoint, with SQLite's count of frames: whether all of them have
@@ -147,9 +162,9 @@ class WalTail:
         verify = frames is None or not self._verified
         scanner = WalScanner(header, self._end, self._fetch, verify=verify)
         left = None if frames is None else frames - self._end.frames
-        wanted = _FIRST_FRAMES if left is None else left
+        wanted = _FIRST_FRAMES if left is None or verify else left
         while wanted > 0 and not scanner.done:
-            wanted = min(wanted, limits.WAL_READ_FRAMES)
+            wanted = min(wanted, limits.WAL_READ_FRAMES, sys.maxsize if left is None else left)
             data = os.pread(self._fd, wanted * FRAME_BYTES, scanner.offset)
             scanner.feed(data)
             if len(data) < wanted * FRAME_BYTES:
@@ -159,6 +174,8 @@ class WalTail:
             else:
                 left -= wanted
                 wanted = left
+                # The beginning fits, and how far it goes SQLite says.
+                scanner.verify = False
         if scanner.commits:
             self._end = scanner.end
             self._captured = False

@@ -227,9 +227,9 @@ def test_a_foreign_transaction(leader: Leader) -> None:
 def test_the_database_was_opened_again(leader: Leader) -> None:
     """The same position twice, after a COMMIT that failed, adds nothing."""
     leader.write(insert(1))
-    leader.captured()
+    leader.reopened()
     leader.capture.write(merged=False)
-    leader.captured()
+    leader.reopened()
     assert leader.look().files == [(1, 1), (2, 2)]
 
 
@@ -305,15 +305,19 @@ def test_the_step_is_told(tmp_path: Path) -> None:
     waiting: list[int] = []
 
     def reached(step: str) -> None:
-        told.append((step, waiting[-1] if waiting else 0))
+        if step == CAPTURE:
+            told.append((step, waiting[-1] if waiting else 0))
 
     leader = Leader(tmp_path, reached=reached)
     leader.commit(TABLE)
     capture = leader.start(1)
     told.clear()
     for _ in range(2):
-        waiting.append(capture.waiting_pages)
         leader.write(insert(1))
-    assert told == [(CAPTURE, waiting[0]), (CAPTURE, waiting[1])]
-    assert 0 == waiting[0] < waiting[1] < capture.waiting_pages
+        leader.write(insert(1))
+        waiting.append(capture.waiting_pages)
+        capture.write(merged=True)
+        waiting.append(capture.waiting_pages)
+    assert told == [(CAPTURE, waiting[0]), (CAPTURE, waiting[2])]
+    assert waiting[0] > waiting[1] == waiting[3] == 0 < waiting[2]
     leader.close()

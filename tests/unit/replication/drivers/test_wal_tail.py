@@ -409,11 +409,12 @@ def test_reading_again_after_an_error(
     rig: Rig, tail: WalTail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that failed for a moment loses nothing, whichever read it was, also at a restart."""
-    assert tail.allow_restart(rig.counted())
-    rig.checkpoint(RESTART)
     image = Image(rig.image())
     read = os.pread
-    for fails in range(2):
+    for restarts, fails in ((True, 0), (True, 1), (False, 0)):
+        if restarts:
+            assert tail.allow_restart(rig.counted())
+            rig.checkpoint(RESTART)
         rig.insert(10)
         calls = 0
 
@@ -433,6 +434,23 @@ def test_reading_again_after_an_error(
         for commit in tail.read(rig.frames):
             image.apply(commit.pages(), commit.size)
         assert bytes(image.data) == rig.image()
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 7])
+def test_a_restart_that_looks_like_more_of_the_same(rig: Rig, tail: WalTail, more: int) -> None:
+    """The new WAL counts about as many frames as had been read of the old one."""
+    rig.insert(10)
+    tail.read(rig.frames)
+    read = tail.frames
+    assert tail.allow_restart(rig.counted())
+    rig.checkpoint(RESTART)
+    image = Image(rig.image())
+    for fill in range(read + more):
+        rig.run("UPDATE t SET x = ? WHERE id = 1", str(fill))
+    assert rig.frames == read + more
+    for commit in tail.read(rig.frames):
+        image.apply(commit.pages(), commit.size)
+    assert bytes(image.data) == rig.image()
 
 
 def test_a_wal_that_was_replaced(tmp_path: Path) -> None:
