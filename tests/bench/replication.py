@@ -31,7 +31,7 @@ _REPLICAS: Final = 3
 _LIGHT: Final = 8
 _LIGHT_ROUNDS: Final = 3
 _WITHOUT, _WITH = 600, 1_600
-_TABLE_PAGES: Final = 400_000
+_TABLE_PAGES: Final = 200_000
 
 
 def run() -> None:
