@@ -1,6 +1,6 @@
 """When the WAL is copied into the database, and how.
 
-PASSIVE every thousand frames; RESTART only when the WAL has grown past 64 MiB, and never while a
+PASSIVE every four thousand frames; RESTART only when the WAL has grown past 64 MiB, and never while a
 group waits, because it holds writers off until every reader has left the WAL.
 """
 

@@ -14,7 +14,7 @@ from petsem.crypto.aead import random_bytes
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose, random_id
 from petsem.errors import Code, PetsemError
-from petsem.model import Kind
+from petsem.model import Kind, Role
 from petsem.server import auth as auth_module
 from petsem.server import policy, sql
 from petsem.server.auth import Names, Principal, Request
@@ -288,6 +288,32 @@ async def test_a_revocation_is_looked_up_each_time(node: Running) -> None:
         bytes.fromhex(id_of(token)),
     )
     assert ask(node, token) == (DENIED, "REVOKED", None)
+
+
+@pytest.mark.parametrize("end", ["revoke", "parent", "expire", "delete", "follow"])
+async def test_what_is_recalled_ends_with_the_token(node: Running, end: str) -> None:
+    """A write's token that was verified a moment ago is not asked for again, unless something was
+    committed since that takes authority away, time has run out, or this node leads no more."""
+    parent = await node.org_token()
+    token = await node.org_token(token=parent, life_s=5)
+    request = Request(token, None)
+    auth = node.node.auth
+    assert auth.recall(request) is None
+    with node.node.pool.reading() as db:
+        # The first time its signatures are remembered, the second time what the rows say.
+        assert auth.identify(db, request) == (verified := auth.identify(db, request))
+    await node.furnish("other")
+    assert auth.recall(request) is verified
+    assert auth.recall(Request(narrowed(token, "app = web"), None)) is None
+    if end in ("revoke", "parent"):
+        await node.revoke(id_of(token if end == "revoke" else parent))
+    elif end == "expire":
+        node.clock.advance(5)
+    elif end == "delete":
+        await node.delete_org()
+    else:
+        node.node.view.role = Role.REPLICA
+    assert auth.recall(request) is None
 
 
 async def test_a_write_that_was_authorised_is_held_against_what_came_before_it(

@@ -38,7 +38,7 @@ def rig(tmp_path: Path) -> Iterator[_Rig]:
     rig.db.close()
 
 
-def test_a_passive_one_is_due_every_thousand_frames(rig: _Rig) -> None:
+def test_a_passive_one_is_due_every_few_thousand_frames(rig: _Rig) -> None:
     """Counted from the last checkpoint, not from the start of the WAL."""
     assert rig.checkpointer.due(idle=True) is None
     rig.write(PASSIVE_FRAMES)
