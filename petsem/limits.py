@@ -38,6 +38,7 @@ HTTP_HEADERS_MAX_BYTES: Final = 16 * 1024
 HTTP_HEADER_DEADLINE_S: Final = 10.0
 HTTP_BODY_DEADLINE_S: Final = 30.0
 HTTP_CONNECTIONS_MAX: Final = 2_048
+TLS_HANDSHAKE_S: Final = 10.0
 GRPC_MESSAGE_MAX_BYTES: Final = 4 * 1024 * 1024
 GRPC_METADATA_MAX_BYTES: Final = 16 * 1024
 GRPC_CONCURRENT_RPCS_MAX: Final = 4_096
@@ -98,6 +99,8 @@ FOLLOW_BATCH_MAX_BYTES: Final = 4 * 1024 * 1024
 FORWARDS_MAX: Final = 128
 """Requests of one door that are passed on to another node at once."""
 FORWARD_HEADERS_MAX: Final = 32
+LOST_REVOCATIONS_MAX: Final = 1_000
+LOST_NAMES_MAX_BYTES: Final = 256 * 1024 * 1024
 FORWARD_HOPS_MAX: Final = 3
 """Nodes that a request may pass on its way to the leader."""
 STREAM_WINDOW_BYTES: Final = 8 * 1024 * 1024

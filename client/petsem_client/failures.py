@@ -7,6 +7,7 @@ is part of a message. It decides nothing about endpoints; `sessions` does.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
 from collections.abc import Iterable
@@ -15,9 +16,9 @@ from typing import Any, Final
 
 import grpc
 
-from petsem.errors import Code, Detail, PetsemError, unavailable
+from petsem.errors import Code, PetsemError, unavailable
 from petsem.wire import petsem_pb2 as pb
-from petsem.wire.errors import STATUS_KEY, decode_status, position_from_protobuf
+from petsem.wire.errors import CAVEAT_MAX_CHARS, STATUS_KEY, decode_status, detail_of
 
 SENTENCE_MAX_CHARS: Final = 300
 
@@ -109,17 +110,12 @@ def failure_of(
         return Failure(PetsemError(code, sentence or _silent(code)), retry, timed_out=timed_out)
     if detail.code in _KNOWN_CODES:
         code = Code(detail.code)
-    error = PetsemError(
-        code,
-        sentence or _silent(code),
-        Detail(
-            reason=detail.reason if _REASON.fullmatch(detail.reason) else None,
-            have=position_from_protobuf(detail.have) if detail.HasField("have") else None,
-            need=position_from_protobuf(detail.need) if detail.HasField("need") else None,
-            have_version=detail.have_version if detail.HasField("have_version") else None,
-            need_version=detail.need_version if detail.HasField("need_version") else None,
-        ),
+    said = dataclasses.replace(
+        detail_of(detail),
+        reason=detail.reason if _REASON.fullmatch(detail.reason) else None,
+        caveat=_safe(detail.caveat, CAVEAT_MAX_CHARS) or None,
     )
+    error = PetsemError(code, sentence or _silent(code), said)
     return Failure(error, _RETRY[code], detail.server_time_ms or None)
 
 
@@ -135,9 +131,9 @@ def _detail(trailing: Iterable[Any] | None) -> pb.ErrorDetail | None:
     return decode_status(found[0])
 
 
-def _safe(text: str) -> str:
-    text = _UNPRINTABLE.sub(" ", text[: 4 * SENTENCE_MAX_CHARS])
-    return _TOKEN.sub("(token)", text)[:SENTENCE_MAX_CHARS].strip()
+def _safe(text: str, most: int = SENTENCE_MAX_CHARS) -> str:
+    text = _UNPRINTABLE.sub(" ", text[: 4 * most])
+    return _TOKEN.sub("(token)", text)[:most].strip()
 
 
 def _silent(code: Code) -> str:

@@ -27,6 +27,8 @@ USAGE: Final = 2
 REFUSED: Final = 3
 UNMET: Final = 6
 """`--require`: the write stands, but not with the durability asked for."""
+UNSEEN: Final = 6
+"""`check`: nothing that could be looked at is wrong, and for the rest a key is not here."""
 CORRUPT: Final = 8
 EXEC_FAILED: Final = 125
 EXEC_NOT_RUNNABLE: Final = 126

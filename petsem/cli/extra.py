@@ -1,8 +1,8 @@
 """Reaching the server's code, which the base install does not bring along.
 
-Guarantees: where a library of the `server` extra is missing, one sentence says what to install; a
-missing module of our own is a fault and is reported as one. Nothing is imported before its
-command runs.
+Guarantees: where a library of the `server` extra is missing, one sentence says what to install, and
+the exit code is that of what can never work; a missing module of our own is a fault and is reported
+as one. Nothing is imported before its command runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from petsem.errors import Code, PetsemError
+from petsem.errors import invalid
 
 
 @contextmanager
@@ -21,8 +21,7 @@ def server_extra() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "petsem":
             raise
-        raise PetsemError(
-            Code.INTERNAL,
+        raise invalid(
             "this command runs a node's own code, which is not installed; "
             "run: pip install 'petsem[server]'",
         ) from error

@@ -21,7 +21,7 @@ from petsem.cli.usage import Command
 from petsem.errors import invalid
 from petsem.limits import KEYRING_MAX_BYTES
 from petsem.server.files import present, read_bounded, write_atomic, write_new
-from petsem.wire.http import KekInfo, KekPromotion, KeyringList
+from petsem.wire.http import KekInfo, KekPromotion, KekRetirement, KeyringList
 
 _PURPOSES = ("secrets", "tokens", "cluster")
 _ADMIN = Scope(("nodes:admin",))
@@ -98,10 +98,18 @@ def promote_command(run: Run, key_id: str, force: bool) -> None:
 
 @click.command("retire", cls=Command)
 @_id_argument
+@click.option("--force", is_flag=True, help="Even if what is kept under lost/ may need it.")
 @remote
 @pass_run
-def retire_command(run: Run, key_id: str) -> None:
+def retire_command(run: Run, key_id: str, force: bool) -> None:
     """Mark a key as needed no more; refused while anything still needs it."""
     with connect(run) as api:
-        retired = api.change("POST", f"/v1/keyring/{key_id}/retire", KekInfo, _ADMIN)
+        retired = api.change(
+            "POST", f"/v1/keyring/{key_id}/retire", KekInfo, _ADMIN, body=KekRetirement(force)
+        )
     show(run, retired, line=f"{retired.purpose} key {retired.id} is {retired.state}")
+    if retired.lost:
+        warn(
+            "these nodes keep transactions under lost/ that may need the key; keep it with them: "
+            + ", ".join(retired.lost)
+        )

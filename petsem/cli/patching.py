@@ -19,6 +19,9 @@ from petsem.limits import VERSION_MAX
 from petsem.wire.http import DurabilityWish, SecretList, SecretsPatch, SecretsPatched
 
 VERSION = click.IntRange(0, VERSION_MAX)
+"""Where an app was, or should be; at 0 it is new and empty."""
+STORED_VERSION = click.IntRange(1, VERSION_MAX)
+"""A version in which something may be stored."""
 if_version_option = click.option(
     "--if-version", type=VERSION, metavar="N", help="Only if the app is at this version."
 )

@@ -1,6 +1,7 @@
 """`petsem secrets unset`, `rollback` and `destroy`: what takes values away or brings them back.
 
-Guarantees: each command is one atomic change; only `destroy` is final, and it asks first.
+Guarantees: each command is one atomic change; only `destroy` is final. It asks first, and so does
+the `rollback` that leaves nothing set.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from petsem.cli.narrowing import Scope
 from petsem.cli.options import AppRef, app_option, pass_run, remote
 from petsem.cli.output import Table, note, show
 from petsem.cli.patching import (
+    STORED_VERSION,
     VERSION,
     if_version_option,
     list_current,
@@ -63,6 +65,7 @@ def unset_command(
 @click.command("rollback", cls=Command)
 @click.argument("version", metavar="VERSION", type=VERSION)
 @app_option
+@click.option("--yes", metavar="ORG/APP", help="To version 0: do not ask; name the app.")
 @if_version_option
 @durability_options
 @remote
@@ -71,11 +74,19 @@ def rollback_command(
     run: Run,
     version: int,
     app: AppRef,
+    yes: str | None,
     if_version: int | None,
     durability: DurabilityWish | None,
     require: bool,
 ) -> None:
-    """Make a new version with the content of an old one."""
+    """Make a new version with the content of an old one. That of 0 is nothing, so it asks first."""
+    if version == 0:
+        confirm_name(
+            str(app),
+            yes,
+            f"this unsets every secret of {app}; history keeps them, and a rollback"
+            f" to the version before brings them back",
+        )
     scope = Scope(("secrets:write",), app.org, app.app)
     with connect(run) as api:
         patched = api.change(
@@ -91,7 +102,7 @@ def rollback_command(
 @click.command("destroy", cls=Command)
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
 @app_option
-@click.option("--version", type=VERSION, metavar="N", help="Only the value of this version.")
+@click.option("--version", type=STORED_VERSION, metavar="N", help="Only the value of this version.")
 @click.option("--yes", metavar="ORG/APP", help="Do not ask; name the app.")
 @remote
 @pass_run

@@ -17,7 +17,7 @@ from petsem.cli.narrowing import Scope
 from petsem.cli.options import AppRef, app_option, pass_run, remote
 from petsem.cli.output import Table, note, show
 from petsem.cli.paging import rows_of
-from petsem.cli.patching import VERSION
+from petsem.cli.patching import STORED_VERSION, VERSION
 from petsem.cli.run import Run
 from petsem.cli.streams import stdout_is_tty, write_stdout
 from petsem.cli.usage import Command
@@ -56,7 +56,9 @@ def list_command(run: Run, app: AppRef) -> None:
 @click.command("get", cls=Command)
 @click.argument("name", metavar="NAME")
 @app_option
-@click.option("--version", type=VERSION, metavar="N", help="As it was at this version of the app.")
+@click.option(
+    "--version", type=STORED_VERSION, metavar="N", help="As it was at this version of the app."
+)
 @click.option("--machine", metavar="ID", help="Read on behalf of this machine.")
 @click.option("--reveal", is_flag=True, help="Print it although stdout is a terminal.")
 @remote
@@ -127,10 +129,12 @@ def history_command(run: Run, app: AppRef, limit: int) -> None:
 @remote
 @pass_run
 def diff_command(run: Run, old: int, new: int, app: AppRef) -> None:
-    """Which names differ between two versions of the app, by digest. Never a value."""
+    """Which names differ between two versions of the app, by digest. Never a value.
+
+    Version 0 is the app before anything was set.
+    """
     with connect(run) as api:
-        before = {each.name: each for each in _list(api, app, old).secrets}
-        after = {each.name: each for each in _list(api, app, new).secrets}
+        before, after = (_names_at(api, app, version) for version in (old, new))
     rows = [
         (name, difference)
         for name in sorted(before.keys() | after.keys())
@@ -140,6 +144,11 @@ def diff_command(run: Run, old: int, new: int, app: AppRef) -> None:
     show(run, {"from": old, "to": new, "changes": changes}, Table(("NAME", "CHANGE"), rows))
     if not rows:
         note(f"versions {old} and {new} hold the same")
+
+
+def _names_at(api: Api, app: AppRef, version: int) -> dict[str, SecretInfo]:
+    # Not asked of the node, for whom 0 is no version and so the current one.
+    return {each.name: each for each in _list(api, app, version).secrets} if version else {}
 
 
 def _list(api: Api, app: AppRef, version: int | None = None) -> SecretList:

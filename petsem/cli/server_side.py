@@ -7,6 +7,7 @@ one of them runs and not before. Where it is not installed, one sentence says wh
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from petsem.cli.output import Table, note, show
 from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
 from petsem.cli.usage import Command, Group
+
+if TYPE_CHECKING:
+    from petsem.server.findings import Report
 
 _DIRECTORY = click.Path(path_type=Path)
 
@@ -100,26 +104,50 @@ def serve_command(run: Run, directory: Path, insecure: bool) -> None:
 @click.command("check", cls=Command)
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @click.option("--all", "everything", is_flag=True, help="Every envelope, not only a sample.")
+@click.option(
+    "--allow-missing-keys",
+    is_flag=True,
+    help="For a node that is not to hold every key: exit code 0 if all that can be opened holds.",
+)
 @common
 @pass_run
-def check_command(run: Run, directory: Path, everything: bool) -> None:
+def check_command(run: Run, directory: Path, everything: bool, allow_missing_keys: bool) -> None:
     """Check DIR: its files, the database, and a sample of the envelopes. A node may be running.
 
-    Works on a copy and repairs nothing. Exit code 0 only if everything holds, else 8.
+    Works on a copy and repairs nothing. A replica is compared with its leader, if that can be
+    reached. Exit code 0 only if everything holds, 8 if something does not, 6 if records could
+    not be opened because the keyring lacks their key.
     """
-    with server_extra():
+    with server_extra(), quiet_grpc():
         from petsem.server.check import check
-    report = check(directory, run.environ, everything=everything, clock=run.clock)
+        from petsem.server.check_leader import ask_members
+    report = check(directory, run.environ, everything=everything, ask=ask_members, clock=run.clock)
     rows = [(each.name, each.result.value, each.message) for each in report.findings]
-    told = {"ok": report.ok, "findings": report.findings}
-    show(run, told, Table(("CHECK", "RESULT", "DETAIL"), rows))
+    code = _check_code(report, allow_missing_keys=allow_missing_keys)
+    told = {"ok": code == 0, "keys_missing": report.lacks_keys, "findings": report.findings}
+    show(run, told, Table(("CHECK", "RESULT", "DETAIL"), rows), line=_verdict(report))
     skipped = sum(each.result.value == "skipped" for each in report.findings)
     if skipped:
-        note(
-            f"{skipped} checks were skipped because a key is not here: what they cover is unproven"
-        )
+        note(f"{skipped} checks were skipped: what they cover is unproven")
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _check_code(report: Report, *, allow_missing_keys: bool) -> int:
     if not report.ok:
-        raise click.exceptions.Exit(exits.CORRUPT)
+        return exits.CORRUPT
+    return exits.UNSEEN if report.lacks_keys and not allow_missing_keys else 0
+
+
+def _verdict(report: Report) -> str:
+    """The report in one sentence."""
+    found = "everything that was looked at holds" if report.ok else "something does not hold"
+    if not report.lacks_keys:
+        return found
+    return (
+        f"{found}; but keys are missing, so not everything could be looked at: put the keys that "
+        "are named below into the keyring, or check where they are"
+    )
 
 
 @click.group("operator", cls=Group)

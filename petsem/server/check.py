@@ -1,8 +1,8 @@
 """`petsem check`, and the cheap part of it that every start runs.
 
 Guarantees: a check works on a copy, so a running node goes on and evidence stays as it is; it never
-says what anything holds. Without a KEK it checks everything that needs none, and counts the rest as
-skipped. It repairs nothing.
+says what anything holds. Without a KEK it checks everything that needs none, and counts the rest.
+It repairs nothing. Other nodes are asked only if the caller says how.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from petsem.errors import Code, PetsemError
 from petsem.server import check_rows, files
 from petsem.server.check_envelopes import EnvelopeCheck
 from petsem.server.check_files import NodeFiles, copy_database, read_files
-from petsem.server.check_replication import check_image, check_log
+from petsem.server.check_leader import Ask, check_leader
+from petsem.server.check_replication import check_image, check_log, read_image
 from petsem.server.database import open_reader
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState
 from petsem.server.findings import Findings, Report, Result
@@ -37,10 +38,11 @@ def check(
     *,
     everything: bool = False,
     sample: int = SAMPLE,
+    ask: Ask | None = None,
     clock: Clock | None = None,
 ) -> Report:
     """Look at a data directory, its database, and of each type of sealed record a sample, or
-    everything.
+    everything. A replica is compared with its leader, with `ask`.
 
     Raises `invalid` if it is no data directory, and `unavailable` or `corrupt` if the database
     cannot even be copied.
@@ -66,8 +68,11 @@ def check(
         with findings.part("database"):
             with closing(open_reader(copy)) as db:
                 _database(db, node, findings, None if everything else sample, clock.unix_ms())
-            if log is not None:
-                check_image(datadir, copy, node.state, log, findings, running=running)
+            image = read_image(copy)
+            if image is not None and log is not None:
+                check_image(datadir, image, node.state, log, findings, running=running)
+            if image is not None and replica and ask is not None:
+                check_leader(datadir, copy, node, image, ask, findings)
     return findings.report()
 
 

@@ -1,7 +1,8 @@
 """Whether what is sealed opens: keys, values, bundles, root keys, requests, the CA's key.
 
 Guarantees: names what is damaged and never shows what it holds. What needs a KEK that is not in the
-keyring is counted as skipped, which is no problem: a node may hold one purpose and not another.
+keyring is counted apart, which is no problem (a node may hold one purpose and not another) and no
+proof either.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class EnvelopeCheck:
                     wraps = keyring.count_wrapped(self._db, purpose, kek_id)
                     self._findings.add(
                         name,
-                        Result.SKIPPED,
+                        Result.NO_KEY,
                         f"the {purpose} key {kek_id.hex()}, which wraps {data_keys(wraps)}, is "
                         "not in the keyring",
                     )
@@ -219,7 +220,7 @@ class EnvelopeCheck:
         self._findings.judge(name, tally.problems, f"{tally.opened:,} opened{some}")
         if tally.skipped:
             self._findings.add(
-                name, Result.SKIPPED, f"{tally.skipped:,} need a key that is not in the keyring"
+                name, Result.NO_KEY, f"{tally.skipped:,} need a key that is not in the keyring"
             )
 
     def _count(self, table: Literal["secrets", "bundles", "idempotency"]) -> int | None:

@@ -36,6 +36,7 @@ class NodeFiles:
 
     identity: NodeIdentity | None
     state: NodeState | None
+    config: Config | None
     keyring: Keyring
 
 
@@ -63,7 +64,7 @@ def read_files(datadir: DataDir, environ: Mapping[str, str], findings: Findings)
             findings.judge("tls", _certificate(datadir, identity), "the certificate is this node's")
     if not datadir.ballast.is_file():
         findings.add("ballast", Result.WARNING, "there is no ballast; the next start lays it down")
-    return NodeFiles(identity, state, keyring)
+    return NodeFiles(identity, state, config, keyring)
 
 
 def copy_database(datadir: DataDir, into: Path, *, running: bool) -> Path:

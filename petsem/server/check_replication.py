@@ -1,13 +1,13 @@
 """The part of `petsem check` that is about replication: the log, and the database against it.
 
 Guarantees: looks at a copy of the database and at the log where it lies, and changes neither. If it
-finds nothing wrong, every page of the database is what the log's checksum promises, and so what the
-leader and every other node have at that position.
-Not looked at: whether other nodes have that position on the same branch; they are not asked.
+finds nothing wrong, every page of the database is what the log's checksum promises. Whether the
+leader has the same there, `petsem.server.check_leader` asks.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import apsw
@@ -42,31 +42,37 @@ def check_log(datadir: DataDir, findings: Findings) -> Verification | None:
     return found
 
 
+def read_image(copy: Path) -> Position | None:
+    """Where `copy` stands, which nobody uses any more, with the checksum of all its pages; None if
+    it cannot be read, and then what is wrong with it has been said."""
+    db = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        at = read_position(db)
+    except apsw.Error:
+        return None
+    finally:
+        db.close()
+    return dataclasses.replace(at, checksum=_checksum(copy, at))
+
+
 def check_image(
     datadir: DataDir,
-    copy: Path,
+    at: Position,
     state: NodeState | None,
     log: Verification,
     findings: Findings,
     *,
     running: bool,
 ) -> None:
-    """The pages of `copy`, which nobody uses any more, against the log."""
+    """The pages of the database, which is `at`, against the log."""
     name = "database and log"
     leads = state is not None and state.role == "leader"
-    db = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READWRITE)
-    try:
-        db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        at = read_position(db)
-    except apsw.Error:
-        # What is wrong with it has been said.
-        return
-    finally:
-        db.close()
+    place = dataclasses.replace(at, checksum=None)
     end = log.end
     if end is None or end.txid < at.txid:
         where = "nothing" if end is None else str(end)
-        message = f"the database is at {at} and the log ends at {where}"
+        message = f"the database is at {place} and the log ends at {where}"
         if leads or running:
             findings.add(name, Result.OK, f"{message}; the WAL has the rest, and it is logged next")
         else:
@@ -78,16 +84,17 @@ def check_image(
         logged = None
     if logged is None:
         findings.add(
-            name, Result.OK, f"the database is at {at}, within one file of the log; not compared"
+            name,
+            Result.OK,
+            f"the database is at {place}, within one file of the log; not compared",
         )
         return
-    found = _checksum(copy, at)
     problems = []
     if logged.epoch != at.epoch:
-        problems.append(f"the database is at {at}, and the log has {logged} there")
-    elif logged.checksum != found:
+        problems.append(f"the database is at {place}, and the log has {logged} there")
+    elif logged.checksum != at.checksum:
         problems.append(
-            f"the pages of the database at {at} do not have the checksum that the log promises: "
+            f"the pages of the database at {place} do not have the checksum that the log promises: "
             "a replica takes a snapshot from another node, a leader is restored or replaced"
         )
     findings.judge(name, problems, f"every page is what the log promises at {logged}")

@@ -1,7 +1,7 @@
 """When the WAL is copied into the database, and how.
 
-PASSIVE every four thousand frames; RESTART only when the WAL has grown past 64 MiB, and never while a
-group waits, because it holds writers off until every reader has left the WAL.
+PASSIVE every four thousand frames; RESTART only when the WAL has grown past 64 MiB, and never while
+a group waits, because it holds writers off until every reader has left the WAL.
 """
 
 from __future__ import annotations
@@ -53,12 +53,16 @@ class Checkpointer:
             return apsw.SQLITE_CHECKPOINT_PASSIVE
         return None
 
-    def run(self, mode: int) -> bool:
-        """Checkpoint, on the helper thread only; whether the WAL is as empty as `mode` makes it."""
-        if self._db is None:
-            self._db = open_writer(self._path, vfs=self._vfs)
+    def count(self) -> int:
+        """On the helper thread: frames in the WAL now, those of other processes with them."""
+        frames: int = self._own().wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)[0]
+        return max(0, frames)
+
+    def run(self, mode: int, db: apsw.Connection | None = None) -> bool:
+        """Checkpoint, on the helper thread only; whether the WAL is as empty as `mode` makes it.
+        By `db`, if one is given, that nobody uses meanwhile."""
         try:
-            in_wal, copied = self._db.wal_checkpoint(None, mode)
+            in_wal, copied = (db or self._own()).wal_checkpoint(None, mode)
         except apsw.BusyError:
             log.warning("checkpoint_busy", hint="somebody reads the database for long")
             self._done_at = self._frames
@@ -67,6 +71,11 @@ class Checkpointer:
         if copied < in_wal and self._frames * PAGE_SIZE > RESTART_BYTES:
             log.warning("wal_pinned", frames=in_wal, copied=copied)
         return copied >= in_wal
+
+    def _own(self) -> apsw.Connection:
+        if self._db is None:
+            self._db = open_writer(self._path, vfs=self._vfs)
+        return self._db
 
     def close(self) -> None:
         """Close the connection, on the helper thread."""

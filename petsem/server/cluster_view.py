@@ -44,6 +44,8 @@ class ClusterView:
     reports: dict[str, pb.NodeReport] = field(default_factory=dict)
     problem: str | None = None
     """One sentence on what keeps this node from following, if anything does."""
+    unreadable: str | None = None
+    """One sentence on why this program must not answer from the data, if it must not."""
     _leader_heard_s: float | None = None
     _caught_up_s: float | None = None
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from petsem.errors import PetsemError, invalid
+from petsem.replication.retention import Retention
 from petsem.server import files
 from petsem.server.client_ip import IPNetwork
 from petsem.server.config_keys import KEYS, Address, Key
 from petsem.server.datadir import DataDir
 
 _CONFIG_MAX_BYTES: Final = 64 * 1024
+_MIB: Final = 1024 * 1024
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 _WHERE_IN_TOML = re.compile(r"\((at (?:line \d+, column \d+|end of document))\)$", re.ASCII)
 _SECTIONS: Final = tuple(dict.fromkeys(key.section for key in KEYS))
@@ -90,6 +92,18 @@ class LimitsConfig:
 class LogConfig:
     level: Literal["debug", "info", "warning", "error"]
     format: Literal["auto", "json", "pretty"]
+    transactions_max_mib: int
+    transactions_max_age_h: int
+    transactions_keep_mib: int
+
+    @property
+    def retention(self) -> Retention:
+        """How much of the transaction log is kept."""
+        return Retention(
+            self.transactions_max_mib * _MIB,
+            self.transactions_max_age_h * 3600.0,
+            self.transactions_keep_mib * _MIB,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +160,11 @@ def parse_config(data: bytes, base: Path) -> Config:
         LogConfig(**values["log"]),
     )
     _refuse_shared_binds(config)
+    if config.log.transactions_keep_mib > config.log.transactions_max_mib:
+        raise invalid(
+            "[log] transactions_keep_mib in petsem.toml is more than transactions_max_mib; lower "
+            "the one or raise the other"
+        )
     return config
 
 

@@ -167,6 +167,23 @@ def _whole_seconds(value: Any, _base: Path) -> int:
     return value
 
 
+def _between(least: int, most: int) -> Callable[[Any, Path], int]:
+    def read(value: Any, _base: Path) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _bounds(least: int, most: int) -> str:
+    return f"{least} to {most}"
+
+
+_MIB = 1024 * 1024
+_LOG_MAX_MIB = (16, 1024 * 1024)
+_LOG_AGE_H = (1, 366 * 24)
+_LOG_KEEP_MIB = (0, 1024 * 1024)
 _BIND = "HOST:PORT; port 0 takes any free one"
 _PEM = "path of a PEM file"
 _COUNT_BOUNDS = f"1 to {_SIZE_MAX}"
@@ -396,5 +413,35 @@ KEYS: Final[tuple[Key, ...]] = (
         "word",
         "auto, json or pretty",
         "One JSON object a line, or lines for people; `auto` is pretty on a terminal only.",
+    ),
+    Key(
+        "log",
+        "transactions_max_mib",
+        _between(*_LOG_MAX_MIB),
+        str(limits.LOG_MAX_BYTES // _MIB),
+        "MiB",
+        _bounds(*_LOG_MAX_MIB),
+        "The transaction log in `ltx/`. Beyond it the oldest transactions go, whoever still needs "
+        "them; a replica that does takes a snapshot.",
+    ),
+    Key(
+        "log",
+        "transactions_max_age_h",
+        _between(*_LOG_AGE_H),
+        str(int(limits.LOG_MAX_AGE_S) // 3600),
+        "hours",
+        _bounds(*_LOG_AGE_H),
+        "Transactions older than this go, whoever still needs them. Whole segments do, so some "
+        "stay for a seventh longer, at most a day.",
+    ),
+    Key(
+        "log",
+        "transactions_keep_mib",
+        _between(*_LOG_KEEP_MIB),
+        str(limits.LOG_KEPT_BYTES // _MIB),
+        "MiB",
+        _bounds(*_LOG_KEEP_MIB),
+        "Of the transaction log, kept although every replica has it, for one that connects again. "
+        "At most `transactions_max_mib`.",
     ),
 )

@@ -15,11 +15,13 @@ NAMED_MAX: Final = 20
 
 
 class Result(enum.StrEnum):
-    """How a part of the check came out. Only a problem means that something does not hold."""
+    """How a part of the check came out. Only a problem means that something does not hold; what
+    was skipped, or needs a key that is not here, may hold or not."""
 
     OK = "ok"
     WARNING = "warning"
     SKIPPED = "skipped"
+    NO_KEY = "no_key"
     PROBLEM = "problem"
 
 
@@ -47,6 +49,11 @@ class Report:
     def ok(self) -> bool:
         """Whether all holds, as far as it could be looked at."""
         return all(finding.ok for finding in self.findings)
+
+    @property
+    def lacks_keys(self) -> bool:
+        """Whether records were not opened, because the keyring lacks a key that they need."""
+        return any(finding.result is Result.NO_KEY for finding in self.findings)
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -69,6 +69,9 @@ class HeldKeys:
 
     async def introduce(self) -> None:
         """Make the table of KEKs follow the keyring. Never raises."""
+        if not self._writer.running:
+            # A replica's: nobody would write it, and a node that leads later does this then.
+            return
         try:
             with self._pool.snapshot() as db:
                 new, gone = self._differences(db)

@@ -1,7 +1,8 @@
 """What the HTTP guard answers by itself, before any application code has seen the request.
 
-Guarantees: the same JSON as every other error (`{"code", "message", "details"}`), nothing of the
-request in it, and `Connection: close`. It does not decide when to refuse; `http_protocol` does.
+Guarantees: the same JSON as every other error (`{"code", "message", "details"}`) under the same
+security headers, nothing of the request in it, and `Connection: close`. It does not decide when to
+refuse; `http_protocol` does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from petsem.errors import Code
+from petsem.server.api import reply
 from petsem.wire.http import ErrorBody
 
 
@@ -41,6 +43,8 @@ class Refusal:
             head += [name, b": ", value, b"\r\n"]
         if self.retry_after_s is not None:
             head.append(b"retry-after: %d\r\n" % self.retry_after_s)
+        for name, value in reply.SECURITY_HEADERS:
+            head += [name, b": ", value, b"\r\n"]
         head.append(b"content-type: application/json\r\n")
         head.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         return b"".join(head) + body

@@ -84,6 +84,11 @@ class Logging:
             elif self._later is None:
                 self._later = loop.call_later(_LATER_S, self._soon)
 
+    def disturbed(self) -> None:
+        """On the helper thread: another process has written to the database."""
+        if self._capture is not None:
+            self._capture.disturbed()
+
     def committed(self, frames: int, position: Position, now_ms: int) -> None:
         """On the helper thread, after a COMMIT."""
         if self._capture is not None:

@@ -21,6 +21,7 @@ from structlog.typing import EventDict, ExcInfo, WrappedLogger
 
 from petsem.server.config import LogConfig
 from petsem.server.log_scrub import REDACTED, promises_secret, scrub, scrub_text
+from petsem.server.status_line import LINE
 
 # The libraries' own chatter: httpx would log whole URLs, uvicorn and grpc each connection.
 _LIBRARIES: Final = ("asyncio", "grpc", "httpcore", "httpx", "hpack", "litestar", "uvicorn")
@@ -39,6 +40,7 @@ _log = structlog.stdlib.get_logger(__name__)
 def configure_logging(config: LogConfig, stream: TextIO) -> None:
     """Send all records of this process to `stream`. The last call counts."""
     pretty = config.format == "pretty" or (config.format == "auto" and stream.isatty())
+    LINE.attach(stream if pretty else None)
     handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -72,6 +74,21 @@ def configure_logging(config: LogConfig, stream: TextIO) -> None:
     )
 
 
+def lone_logger(name: str, stream: TextIO) -> Any:
+    """For a command that is no node: records in JSON as a node writes them, whatever the
+    configuration of this process's log, which stays as it is."""
+    return structlog.wrap_logger(
+        structlog.PrintLogger(stream),
+        processors=[
+            structlog.processors.add_log_level,
+            _timestamp(),
+            _scrub_event,
+            _render_json,
+        ],
+        wrapper_class=structlog.BoundLogger,
+    ).bind(logger=name)
+
+
 def loop_exception_handler(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
     """For `loop.set_exception_handler`: asyncio's own would print the arguments of callbacks."""
     error = context.get("exception")
@@ -84,6 +101,10 @@ def loop_exception_handler(_loop: asyncio.AbstractEventLoop, context: Mapping[st
 
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes records, and reports one that cannot be written without repeating what is in it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with LINE.above():
+            super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         # Before the arguments are put into the sentence: afterwards bytes would be text.
@@ -112,10 +133,14 @@ def _shared() -> list[structlog.typing.Processor]:
     return [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _timestamp(),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.ExceptionRenderer(_traceback),
     ]
+
+
+def _timestamp() -> structlog.typing.Processor:
+    return structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
 
 
 def _traceback(exc_info: ExcInfo) -> str:

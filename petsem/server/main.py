@@ -8,19 +8,17 @@ start that cannot work says why in one sentence and exits with the error's code.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
-import uvicorn
 import uvloop
 
 from petsem import __version__
@@ -31,7 +29,8 @@ from petsem.server.config import HttpConfig, check_binds, load_config
 from petsem.server.config_keys import Address
 from petsem.server.datadir import DataDir
 from petsem.server.forward import forward_method
-from petsem.server.http_protocol import HttpLimits, protocol_class
+from petsem.server.http_server import http_server
+from petsem.server.live_tls import LiveTls, TlsWatch
 from petsem.server.logs import configure_logging, loop_exception_handler
 from petsem.server.node import Node, build_node
 from petsem.server.notify import notify
@@ -41,7 +40,6 @@ from petsem.server.peer.renewal import Renewal, asking
 from petsem.server.peer.server import start_peer
 from petsem.server.rpc.connect import connect_app
 from petsem.server.rpc.server import start_grpc
-from petsem.server.tls import server_context
 
 log = structlog.get_logger(__name__)
 
@@ -99,11 +97,18 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     """Open the doors, wait for the end, and close them in order."""
     listener = _listen(node.config.http)
     app = _route(create_app(node), connect_app(node))
-    http = _http_server(node, app)
+    http_files = node.config.http.tls
+    http_tls = None if http_files is None else LiveTls("http", http_files)
+    http = http_server(app, node.config.limits, http_tls)
     grpc = await start_grpc(node)
     own = node.replication.certificate
     peer = await start_peer(
-        [*membership_methods(node.nodes), node.replication.stream, forward_method(app)],
+        [
+            *membership_methods(node.nodes),
+            *node.replication.methods,
+            node.lost_revocations.method,
+            forward_method(app),
+        ],
         bind=node.config.peer.bind,
         own=own,
         members=Members(node.pool),
@@ -111,6 +116,8 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     )
     renewal = Renewal(own, node.clock, asking(own, node.nodes, node.replication.leader_at))
     renewal.start()
+    watch = TlsWatch([tls for tls in (http_tls, grpc.tls) if tls is not None])
+    watch.start()
     node.nodes.peer_address = node.config.peer.advertise or Address(
         node.config.peer.bind.host, peer.port
     )
@@ -142,46 +149,12 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     node.status.draining = True
     # Long polls look, see it and answer.
     node.changes.publish_all()
+    await watch.stop()
     await renewal.stop()
     http.should_exit = True
     await asyncio.gather(
         grpc.stop(node.config.limits.drain_s), peer.stop(node.config.limits.drain_s), serving
     )
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers: the node has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _http_server(node: Node, app: Any) -> uvicorn.Server:
-    limits = node.config.limits
-    bounds = HttpLimits(
-        connections_max=limits.http_connections,
-        header_deadline_s=limits.http_header_deadline_s,
-        body_deadline_s=limits.http_body_deadline_s,
-    )
-    config = uvicorn.Config(
-        app,
-        http=protocol_class(bounds),
-        ws="none",
-        lifespan="off",
-        loop="none",
-        proxy_headers=False,
-        server_header=False,
-        date_header=True,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=int(limits.http_keep_alive_s),
-        timeout_graceful_shutdown=int(limits.drain_s),
-    )
-    config.load()
-    if node.config.http.tls is not None:
-        config.ssl = server_context(node.config.http.tls)
-    return _Server(config)
 
 
 def _route(api: Any, connect: Any) -> Any:

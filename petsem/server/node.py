@@ -18,7 +18,9 @@ from petsem.server.freshness import FreshnessSource
 from petsem.server.housekeeping import Housekeeping
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
+from petsem.server.lost_revocations import LostRevocations
 from petsem.server.replica.followers import Followers
+from petsem.server.replica.lost_keks import LostKeks
 from petsem.server.replica.upstream import Upstream
 from petsem.server.replication import Replication
 from petsem.server.roles import Roles
@@ -34,6 +36,7 @@ from petsem.server.service.verify import Verification
 from petsem.server.service.writes import Writes
 from petsem.server.space import Space
 from petsem.server.writer import Writer
+from petsem.wire import petsem_pb2 as pb
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class Node:
     housekeeping: Housekeeping
     scanning: Scanning
     replication: Replication
+    lost_revocations: LostRevocations
     roles: Roles = field(init=False)
 
     @property
@@ -79,9 +83,11 @@ class Node:
     async def start(self) -> None:
         """Take up the role that the directory records."""
         await self.roles.start()
+        self.lost_revocations.start()
 
     async def stop(self) -> None:
         """Finish what was accepted, then close; the doors are closed before."""
+        await self.lost_revocations.stop()
         await self.roles.stop()
         self.pool.close()
         self.helper.shutdown()
@@ -140,8 +146,26 @@ def build_node(
     auth = Authenticator(keys, clock, identity.cluster_id, identity.region, changes, view)
     freshness = FreshnessSource(identity.node_id, identity.region, clock, view)
     writes = Writes(writer, keys, auth, followers)
+    lost_keks = LostKeks(datadir)
     keyring = KeyringService(
-        writes=writes, writer=writer, pool=pool, keys=keys, source=source, followers=followers
+        writes=writes,
+        writer=writer,
+        pool=pool,
+        keys=keys,
+        source=source,
+        followers=followers,
+        own_lost=lambda: pb.NodeReport(
+            node=identity.node_id, region=identity.region, lost_keks=lost_keks.ids()
+        ),
+    )
+    tokens = Tokens(writes=writes, pool=pool, keys=keys, auth=auth, cluster_id=identity.cluster_id)
+    lost_revocations = LostRevocations(
+        datadir=datadir,
+        identity=identity,
+        view=view,
+        upstream=replication.upstream,
+        tokens=tokens,
+        helper=helper,
     )
     node = Node(
         datadir=datadir,
@@ -176,9 +200,7 @@ def build_node(
             freshness=freshness,
             streams_max=config.limits.watch_streams,
         ),
-        tokens=Tokens(
-            writes=writes, pool=pool, keys=keys, auth=auth, cluster_id=identity.cluster_id
-        ),
+        tokens=tokens,
         verification=Verification(
             pool=pool,
             auth=auth,
@@ -209,7 +231,9 @@ def build_node(
         ),
         scanning=Scanning(helper),
         replication=replication,
+        lost_revocations=lost_revocations,
     )
+    replication.branch_lost = lost_revocations.look
     replication.describe = node.status.report
     node.roles = Roles(node, reached=reached)
     return node

@@ -2,9 +2,9 @@
 
 Guarantees: a write is passed on once and never repeated here; if it is not known whether it was
 made, the answer says so (`indeterminate`). It is answered when this node has applied it, or after
-`APPLIED_WAIT_S`. A read is passed on only if this node has no data, lacks the key to authenticate
-its caller, or is behind what was asked for; its answer is marked as coming from upstream. How many
-are on their way at once is bounded. On the leader nothing is passed on.
+`APPLIED_WAIT_S`. A read is passed on only if this node has no data or must not read it, lacks the
+key to authenticate its caller, or is behind what was asked for; its answer is marked as coming from
+upstream. How many are on their way at once is bounded. On the leader nothing is passed on.
 
 It judges no token; whoever answers does.
 """
@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from petsem import limits
 from petsem.crypto.keys import Purpose
-from petsem.errors import Code, PetsemError, limited
+from petsem.errors import Code, PetsemError, limited, unavailable
 from petsem.model import Position, Role
 from petsem.server.auth import Request
 from petsem.server.changes import POSITION
@@ -54,9 +54,17 @@ class PassingOn:
         return self._view.role is not Role.LEADER
 
     def reads_elsewhere(self) -> bool:
-        """Whether this node has nothing to answer reads from."""
+        """Whether this node has nothing that it may answer reads from."""
+        return self.refusal() is not None
+
+    def refusal(self) -> PetsemError | None:
+        """What to say where nobody else can be asked either; None if this node may answer."""
         view = self._view
-        return not view.synced and view.role is not Role.LEADER
+        if view.role is Role.LEADER:
+            return None
+        if not view.synced:
+            return unavailable("this node has not received its data yet; ask another node")
+        return None if view.unreadable is None else unavailable(view.unreadable)
 
     def may_help(self, error: PetsemError, request: Request) -> bool:
         """Whether the node upstream may have an answer to a read where this one has an error."""
@@ -140,7 +148,8 @@ class PassingOn:
             try:
                 return await self._upstream.forward(message, timeout_s, changes=False)
             except PetsemError as e:
-                raise error or e from None
+                too_new = self._view.unreadable
+                raise error or (e if too_new is None else unavailable(too_new)) from None
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:

@@ -98,6 +98,8 @@ PEER: Final[dict[str, CertRole]] = {
     "/petsem.v1.Peer/Join": CertRole.JOIN,
     "/petsem.v1.Peer/Renew": CertRole.NODE,
     "/petsem.v1.Peer/Forward": CertRole.NODE,
+    "/petsem.v1.Peer/Compare": CertRole.NODE,
+    "/petsem.v1.Peer/Revoke": CertRole.NODE,
     "/petsem.v1.Replication/Stream": CertRole.NODE,
 }
 """Method of the peer port → whose certificate it takes. A node's counts while it is a member, and

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import apsw
-import structlog
 
 from petsem.clock import Clock, SystemClock
 from petsem.errors import Code, PetsemError, conflict, unavailable
@@ -24,6 +23,7 @@ from petsem.server.database import open_writer, read_position
 from petsem.server.datadir import DataDir
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
+from petsem.server.logs import lone_logger
 from petsem.server.operator_token import issue_operator_token
 from petsem.server.schema import SCHEMA_VERSION, refuse_newer, version_of
 
@@ -70,17 +70,9 @@ def recover(
 
 
 def _note(position: Position, path: Path) -> None:
-    """One line for the log. Made here, because this process has no log of its own configured, and
-    must not print it among its results."""
-    logger = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-    )
-    logger.warning("operator_recovered", position=str(position), file=str(path))
+    """One line for the log, which must not be among the command's results."""
+    log = lone_logger(__name__, sys.stderr)
+    log.warning("operator_recovered", position=str(position), file=str(path))
 
 
 def _issue(db: apsw.Connection, keys: Keys, cluster_id: bytes, now_ms: int) -> tuple[str, Position]:

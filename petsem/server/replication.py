@@ -35,10 +35,11 @@ from petsem.server.config import Config
 from petsem.server.database import ReadPool, read_position
 from petsem.server.datadir import DataDir, NodeIdentity
 from petsem.server.keys import Keys
-from petsem.server.peer.handlers import PeerStream
+from petsem.server.peer.handlers import Method
 from petsem.server.peer.identity import OwnCertificate
 from petsem.server.peer.renewal import LeaderAt
 from petsem.server.replica.candidates import MOST, Candidate, candidates
+from petsem.server.replica.comparing import Comparing
 from petsem.server.replica.feed import Feed
 from petsem.server.replica.feed_files import Files
 from petsem.server.replica.follow import Follow
@@ -124,11 +125,14 @@ class Replication:
         self._store: ReplicaStore | None = None
         self._follow: Follow | None = None
         self._trimming: asyncio.Task[None] | None = None
+        self.branch_lost: Callable[[], None] = lambda: None
+        """Told when a branch of this node's own was given up."""
         self.describe: Callable[[], pb.NodeReport] = self._report
         """How this node is, as the others are told; the status service knows more."""
         self.upstream = Upstream()
         self.followers = Followers(identity.node_id, clock, self.epochs)
         self.log = CurrentLog()
+        self._comparing = Comparing(identity, view, lambda: self.log.at)
         files = Files(self.log)
         self.feed = Feed(
             identity=identity,
@@ -153,9 +157,9 @@ class Replication:
         return OwnCertificate(self._datadir, self._identity)
 
     @property
-    def stream(self) -> PeerStream:
-        """The stream's method, for the peer port."""
-        return self.feed.method
+    def methods(self) -> tuple[Method, ...]:
+        """What the peer port answers about this node's data."""
+        return self.feed.method, self._comparing.method
 
     def position(self) -> Position | None:
         """The end of what may be streamed: all that the log has."""
@@ -296,6 +300,7 @@ class Replication:
     def _lost(self, lost: Lost) -> None:
         self._epochs_at = -1
         self.feed.rolled_back(lost.branch.fork)
+        self.branch_lost()
 
     def _candidates(self, most: int = MOST) -> list[Candidate]:
         upstream = self._config.peer.upstream
@@ -354,6 +359,7 @@ class Replication:
         self._trimming = asyncio.create_task(self._trim(), name="log-retention")
 
     async def _trim(self) -> None:
+        bounds = self._config.log.retention
         while True:
             await asyncio.sleep(_TRIM_EVERY_S)
             transactions, end = self.log.at, self.log.end
@@ -362,9 +368,9 @@ class Replication:
             floor = self.followers.floor_txid()
             try:
                 if self._store is not None:
-                    await self._store.trim(floor)
+                    await self._store.trim(floor, bounds)
                 else:
                     now_ms = self._clock.unix_ms()
-                    await self._on_helper(trim, transactions, end.txid, floor, now_ms)
+                    await self._on_helper(trim, transactions, end.txid, floor, now_ms, bounds)
             except (OSError, PetsemError) as e:
                 log.warning("log_not_trimmed", error=type(e).__name__)

@@ -26,6 +26,7 @@ from petsem.replication.drivers.role_change import DatabaseInUse, enter_wal
 from petsem.replication.steps import ROLE_DRAIN, ROLE_RECORD, Reached, nothing
 from petsem.server.leading import log_what_is_left, take_up
 from petsem.server.mode_change import create_empty, needs_change, to_replica, was_replica
+from petsem.server.schema import refuse_newer
 from petsem.wire import http
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Roles:
                 raise conflict("this node leads already, or is changing its role")
             if not view.synced:
                 raise conflict("this node never received the data, so it cannot lead")
+            with node.pool.reading() as db:
+                refuse_newer(db)
             lost = http.MayBeLost(
                 leader=None if view.leader is None else view.leader.node,
                 leader_position=None if view.leader_position is None else str(view.leader_position),

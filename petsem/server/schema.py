@@ -1,7 +1,9 @@
 """The schema and its migrations: forward only, numbered, one transaction each.
 
 Guarantees: a database is at exactly one version, and one newer than this program is refused
-before anything is read from it. It does not downgrade, and it never edits a migration that shipped.
+before anything is read from it. A replica may get one from a newer leader: `min_reader` in it says
+from which version on a program may answer from it. It does not downgrade, and it never edits a
+migration that shipped.
 
 Times are Unix milliseconds. `org` and `app` columns are local row numbers that never leave the
 database; what is bound into envelopes are `orgs.uid` and `apps.incarnation`, 16 random bytes each.
@@ -242,6 +244,17 @@ def refuse_newer(db: apsw.Connection) -> None:
             f"the database has schema version {version} and this program knows {SCHEMA_VERSION}; "
             "run the newer version of petsem",
         )
+
+
+def too_new_to_read(db: apsw.Connection) -> str | None:
+    """Why this program must not answer from a database that it replicates; None if it may."""
+    needed = int(sql.rows(db, "SELECT min_reader FROM schema")[0][0])
+    if needed <= SCHEMA_VERSION:
+        return None
+    return (
+        f"the data is for programs that know schema version {needed} and this one knows "
+        f"{SCHEMA_VERSION}; run the newer version of petsem on this node, or ask another one"
+    )
 
 
 def migrate(db: apsw.Connection) -> int:

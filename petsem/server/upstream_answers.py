@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 from google.protobuf.message import DecodeError
 
-from petsem.errors import Code, Detail, PetsemError, unavailable
+from petsem.errors import Code, PetsemError, unavailable
 from petsem.wire import petsem_pb2 as pb
-from petsem.wire.errors import position_from_protobuf
+from petsem.wire.errors import detail_of
 
 _UPSTREAM: Final = pb.Freshness(source=pb.UPSTREAM).SerializeToString()
 
@@ -60,22 +60,12 @@ def error_of(response: pb.ForwardResponse) -> PetsemError:
         answer = msgspec.json.decode(response.body)
         value: str = answer["details"][0]["value"]
         detail = pb.ErrorDetail.FromString(base64.b64decode(value + "=" * (-len(value) % 4)))
-        return PetsemError(Code(detail.code), str(answer["message"]), _detail(detail))
+        return PetsemError(Code(detail.code), str(answer["message"]), detail_of(detail))
     except (
         msgspec.DecodeError, DecodeError, binascii.Error,
         KeyError, IndexError, TypeError, ValueError,
     ):  # fmt: skip
         return _not_understood()
-
-
-def _detail(detail: pb.ErrorDetail) -> Detail:
-    return Detail(
-        reason=detail.reason or None,
-        have=position_from_protobuf(detail.have) if detail.HasField("have") else None,
-        need=position_from_protobuf(detail.need) if detail.HasField("need") else None,
-        have_version=detail.have_version if detail.HasField("have_version") else None,
-        need_version=detail.need_version if detail.HasField("need_version") else None,
-    )
 
 
 def _not_understood() -> PetsemError:

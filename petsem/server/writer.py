@@ -13,7 +13,6 @@ database. It does not decide who may write.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,32 +25,33 @@ import structlog
 
 from petsem import limits
 from petsem.clock import Clock
-from petsem.errors import Code, PetsemError, limited, unavailable
+from petsem.errors import PetsemError, limited, unavailable
 from petsem.model import Position
 from petsem.replication.drivers.capture import Capture
-from petsem.replication.steps import CHECKPOINT, COMMIT
+from petsem.replication.steps import COMMIT
 from petsem.server import sql
 from petsem.server.changes import REVOCATIONS, Changes
-from petsem.server.checkpoint import Checkpointer
 from petsem.server.database import open_writer, read_position
 from petsem.server.logging_commits import Logging
 from petsem.server.space import Space
+from petsem.server.wal_copies import WalCopies
+from petsem.server.write_failures import (
+    WriteFailures,
+    full,
+    log_unwritable,
+    not_judged,
+    unknown_outcome,
+    where,
+)
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Connect = Callable[[], apsw.Connection]
 
-_DISK_OR_MEMORY = (
-    apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.InterruptError,
-    apsw.ReadOnlyError, apsw.CantOpenError,
-)  # fmt: skip
 _NOTHING: Mapping[Hashable, object] = MappingProxyType({})
 _ENOUGH_TO_BEGIN = 8
 _BEGIN_TRIES = 200
 _BEGIN_PAUSE_S = 0.01
-_COPY_TRIES = 100
-_COPY_PAUSE_S = 0.05
 
 
 class Txn:
@@ -106,23 +106,22 @@ class Writer:
         self._helper = helper
         self._clock = clock
         self._space = space
+        self._failures = WriteFailures(space)
         self._changes = changes
         self._finish = finish
         self._queue: deque[_Request[Any]] = deque()
         self._queue_max = queue_max
-        self._scrubs: list[asyncio.Future[bool]] = []
-        self._scrub_due = False
         self._wake = asyncio.Event()
         self._closing = False
         self._db: apsw.Connection | None = None
-        self._checkpointer = Checkpointer(path, vfs=vfs)
         self._logging = Logging(helper)
+        self._copies = WalCopies(path, helper, self._logging, self._failures, vfs=vfs)
         self._task: asyncio.Task[None] | None = None
-        self._copying: asyncio.Task[bool] | None = None
         self.position = Position(0, 0)
+        self._others = 0
+        self._disturbed = False
         self.commits = 0
         self.requests = 0
-        self.last_error: str | None = None
 
     def open(self) -> apsw.Connection:
         """A writing connection of this writer's kind, for the work before `start`."""
@@ -162,8 +161,7 @@ class Writer:
         self._wake.set()
         if self._task is not None:
             await self._task
-        if self._copying is not None:
-            await self._copying
+        await self._copies.settled()
         if self._db is not None:
             await self._on_helper(self._close)
 
@@ -173,23 +171,19 @@ class Writer:
         and then it is tried again after each of the next groups."""
         if self._task is None or self._task.done():
             return False
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._scrubs.append(done)
+        done = self._copies.scrub()
         self._wake.set()
         return await asyncio.shield(done)
 
     async def checkpointed(self) -> Position:
         """Have everything that was committed so far copied into the database file, and the position
         that it has then. `unavailable` if a reader keeps the WAL from being copied."""
-        for _ in range(_COPY_TRIES):
-            try:
-                position = await self._on_helper(self._copy_all)
-            except (apsw.Error, OSError) as e:
-                raise unavailable("the WAL could not be copied; see the node's log") from e
-            if position is not None:
-                return position
-            await asyncio.sleep(_COPY_PAUSE_S)
-        raise unavailable("somebody reads the database for long, so the WAL cannot be copied")
+        return await self._copies.whole()
+
+    @property
+    def last_error(self) -> str | None:
+        """What failed last that was no request's fault."""
+        return self._failures.last
 
     @property
     def running(self) -> bool:
@@ -206,11 +200,11 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._queue or self._scrubs:
+            while self._queue or self._copies.asked:
                 if self._queue:
                     await self._gather()
                     await self._group()
-                await self._checkpoint()
+                await self._copies.between_groups(idle=not self._queue)
             if self._closing:
                 return
 
@@ -228,7 +222,7 @@ class Writer:
             self._space.check()
             db = await self._begin()
         except Exception as e:
-            refusal = self._refusal(e)
+            refusal = self._failures.refusal(e)
             while self._queue:
                 _fail(self._queue.popleft(), refusal)
             return
@@ -238,13 +232,14 @@ class Writer:
         except Exception as e:
             # Not a request's error: those are caught one by one. Whatever it is, the connection is
             # not to be trusted any further, and whether the group was stored is not known.
-            log.error("group_failed", error=type(e).__name__, where=_where(e))
-            self.last_error = type(e).__name__
+            log.error("group_failed", error=type(e).__name__, where=where(e))
+            self._failures.note(e)
             await self._reopen()
             for request in group:
-                _fail(request, _unknown_outcome())
+                _fail(request, unknown_outcome())
 
     async def _fill_and_commit(self, db: apsw.Connection, group: list[_Request[Any]]) -> None:
+        self._look_for_others(db)
         position = Position(self.position.epoch, self.position.txid + 1)
         now_ms = self._clock.unix_ms()
         deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
@@ -287,26 +282,9 @@ class Writer:
         cause = offender.error
         assert cause is not None
         log.error("transaction_ended_by_sqlite", error=type(cause).__name__)
-        _fail(offender, self._refusal(cause))
+        _fail(offender, self._failures.refusal(cause))
         self._queue.extendleft(reversed(group))
         group.clear()
-
-    def _refusal(self, cause: Exception) -> PetsemError:
-        """What to tell whoever asked for a write that is known not to have happened."""
-        if isinstance(cause, PetsemError):
-            return cause
-        self.last_error = type(cause).__name__
-        if isinstance(cause, apsw.FullError):
-            self._space.exhausted()
-            return _full()
-        if isinstance(cause, _DISK_OR_MEMORY):
-            return unavailable("the node could not write to its disk; see its log", retry_after_s=5)
-        if isinstance(cause, apsw.CorruptError):
-            return PetsemError(
-                Code.CORRUPT, "the database is damaged on disk; run 'petsem check' on this node"
-            )
-        log.error("write_failed", error=type(cause).__name__, where=_where(cause))
-        return PetsemError(Code.INTERNAL, "internal error; see the node's log")
 
     async def _end(
         self, db: apsw.Connection, group: list[_Request[Any]], position: Position, now_ms: int
@@ -328,7 +306,7 @@ class Writer:
             log.error("group_not_finished", error=type(e).__name__)
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            refusal = self._refusal(e)
+            refusal = self._failures.refusal(e)
             for request in group:
                 _fail(request, refusal)
             return
@@ -336,16 +314,16 @@ class Writer:
             await self._logging.require()
         except OSError as e:
             db.execute("ROLLBACK")
-            self.last_error = f"log: {type(e).__name__}"
+            self._failures.note(e, "log")
             for request in group:
-                _fail(request, _log_unwritable())
+                _fail(request, log_unwritable())
             return
         try:
             await self._logging.committing(self._commit, db, position, now_ms)
         except Exception as e:
             await self._commit_failed(good, position, e)
             for request in bad:
-                _fail(request, _not_judged())
+                _fail(request, not_judged())
             return
         self.position = position
         self.commits += 1
@@ -361,7 +339,7 @@ class Writer:
         may be what others of their group did."""
         for request in bad:
             assert request.error is not None
-            _fail(request, self._refusal(request.error))
+            _fail(request, self._failures.refusal(request.error))
 
     async def _finish_all(self, txn: Txn, changed: dict[Hashable, list[object]]) -> None:
         deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
@@ -378,13 +356,10 @@ class Writer:
         the outcome unknown; but a disk that was full before the commit frame got its place is a
         plain refusal, because a WAL without that frame can never show the transaction."""
         log.error("commit_failed", error=type(cause).__name__, position=str(position))
-        full = isinstance(cause, apsw.FullError)
-        if full:
-            self._space.exhausted()
-        self.last_error = f"COMMIT: {type(cause).__name__}"
+        self._failures.note(cause, "COMMIT")
         reopened = await self._reopen()
         absent = reopened and self.position.txid < position.txid
-        answer = _full() if full and absent else _unknown_outcome()
+        answer = full() if isinstance(cause, apsw.FullError) and absent else unknown_outcome()
         for request in good:
             _fail(request, answer)
         self._changes.publish_all()
@@ -409,16 +384,33 @@ class Writer:
             self._db = None
         db = self.open()
         frames, _ = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)
+        self._tell_of_others()
         self._logging.reopened(frames, read_position(db), self._clock.unix_ms())
         return db
 
     def _adopt(self, db: apsw.Connection) -> None:
         self._db = db
         self.position = read_position(db)
-        # The hook tells of what is committed from now on; the WAL may hold more.
-        frames, _ = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)
-        self._checkpointer.committed(db, "main", frames)
-        db.set_wal_hook(self._checkpointer.committed)
+        self._others = _changes_of_others(db)
+        self._copies.adopt(db)
+
+    def _look_for_others(self, db: apsw.Connection) -> None:
+        """Inside a transaction: whether another process has committed one since the last. Its
+        frames may be gone from the WAL by now, so that nothing else tells of it."""
+        others = _changes_of_others(db)
+        if others != self._others:
+            self._others = others
+            self._disturbed = True
+            log.warning(
+                "database_changed",
+                message="another process wrote to the database; the log begins anew with all of it",
+            )
+
+    def _tell_of_others(self) -> None:
+        """On the helper thread, before what was committed is told."""
+        if self._disturbed:
+            self._logging.disturbed()
+            self._disturbed = False
 
     async def _begin(self) -> apsw.Connection:
         """BEGIN IMMEDIATE; a foreign process may hold the write lock for a moment."""
@@ -430,105 +422,35 @@ class Writer:
             except apsw.BusyError:
                 await asyncio.sleep(_BEGIN_PAUSE_S)
             except apsw.Error as e:
-                raise self._refusal(e) from e
+                raise self._failures.refusal(e) from e
             else:
                 return self._db
         raise unavailable(
             "another process holds the database's write lock; end it", retry_after_s=5
         )
 
-    async def _checkpoint(self) -> None:
-        scrubs, self._scrubs = self._scrubs, []
-        if scrubs or (self._scrub_due and not self._queue):
-            self._scrub_due = not await self._run_checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            for done in scrubs:
-                done.set_result(not self._scrub_due)
-            return
-        mode = self._checkpointer.due(idle=not self._queue)
-        if mode == apsw.SQLITE_CHECKPOINT_PASSIVE:
-            # It holds nothing that a transaction needs, so the next group gathers meanwhile, and
-            # finds the helper free again by the time it commits.
-            if self._copying is None or self._copying.done():
-                self._copying = asyncio.create_task(self._run_checkpoint(mode))
-        elif mode is not None:
-            await self._run_checkpoint(mode)
-
-    async def _run_checkpoint(self, mode: int) -> bool:
-        try:
-            return await self._on_helper(self._copy_wal, mode)
-        except Exception as e:
-            if isinstance(e, apsw.FullError):
-                self._space.exhausted()
-            self.last_error = f"checkpoint: {type(e).__name__}"
-            log.warning("checkpoint_failed", error=type(e).__name__)
-            return False
-
     def _commit(self, db: apsw.Connection, position: Position, now_ms: int) -> None:
         """On the helper thread."""
         self._logging.reached(COMMIT)
         db.execute("COMMIT")
-        self._logging.committed(self._checkpointer.frames, position, now_ms)
-
-    def _copy_all(self) -> Position | None:
-        """On the helper thread, where no COMMIT can come between: the log's end, if the whole WAL
-        is in the database file now."""
-        capture = self._logging.capture
-        if capture is None:
-            raise unavailable("the node is changing its role; ask again in a moment")
-        return capture.log.end if self._copy_wal(apsw.SQLITE_CHECKPOINT_PASSIVE) else None
-
-    def _copy_wal(self, mode: int) -> bool:
-        """On the helper thread: a checkpoint, and never of what is not in the log."""
-        if not self._logging.before_checkpoint(self._checkpointer.frames):
-            return False
-        self._logging.reached(CHECKPOINT)
-        return self._checkpointer.run(mode)
+        self._tell_of_others()
+        self._logging.committed(self._copies.frames, position, now_ms)
 
     async def _on_helper(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
 
     def _close(self) -> None:
         assert self._db is not None
-        try:
-            self._copy_wal(apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except (apsw.Error, PetsemError, OSError) as e:
-            log.warning("checkpoint_failed", error=type(e).__name__)
-        self._checkpointer.close()
+        self._copies.close()
         self._db.close()
         self._db = None
         self._logging.end()
 
 
-def _where(error: Exception) -> str:
-    """Where an error happened. Not its message, which might quote what the job was given."""
-    return "".join(traceback.format_tb(error.__traceback__))
-
-
-def _full() -> PetsemError:
-    return unavailable(
-        "the node's disk is full, so it takes no writes; free space on it", retry_after_s=5
-    )
-
-
-def _log_unwritable() -> PetsemError:
-    return unavailable(
-        "the node cannot write its transaction log, so it takes no writes; see its disk",
-        retry_after_s=5,
-    )
-
-
-def _unknown_outcome() -> PetsemError:
-    return PetsemError(
-        Code.INDETERMINATE,
-        "it is not known whether the write was stored; send it again with the same Idempotency-Key",
-    )
-
-
-def _not_judged() -> PetsemError:
-    return unavailable(
-        "nothing was stored, because other writes at the same time failed; send it again",
-        retry_after_s=1,
-    )
+def _changes_of_others(db: apsw.Connection) -> int:
+    """A number that moves when another connection than `db` commits."""
+    version: int = sql.rows(db, "PRAGMA data_version")[0][0]
+    return version
 
 
 def _fail(request: _Request[Any], error: PetsemError) -> None:

@@ -16,13 +16,15 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from petsem.errors import PetsemError
+from petsem.errors import Detail, PetsemError
 from petsem.model import Position
 from petsem.wire import petsem_pb2 as pb
 
 STATUS_KEY: Final = "grpc-status-details-bin"
 DETAIL_TYPE: Final = "petsem.v1.ErrorDetail"
 STATUS_MAX_BYTES: Final = 8 * 1024
+CAVEAT_MAX_CHARS: Final = 1024
+"""Of a caveat, which may fill a token; but a client takes only so much in trailers."""
 _TYPE_URL: Final = f"type.googleapis.com/{DETAIL_TYPE}"
 
 
@@ -37,6 +39,22 @@ def error_detail(error: PetsemError, server_time_ms: int) -> pb.ErrorDetail:
         server_time_ms=server_time_ms,
         have_version=detail.have_version,
         need_version=detail.need_version,
+        caveat=None if detail.caveat is None else detail.caveat[:CAVEAT_MAX_CHARS],
+        retry_after_s=detail.retry_after_s,
+    )
+
+
+def detail_of(message: pb.ErrorDetail) -> Detail:
+    """What such a message says; what is absent in it is None."""
+    has = message.HasField
+    return Detail(
+        reason=message.reason or None,
+        caveat=message.caveat or None,
+        have=position_from_protobuf(message.have) if has("have") else None,
+        need=position_from_protobuf(message.need) if has("need") else None,
+        have_version=message.have_version if has("have_version") else None,
+        need_version=message.need_version if has("need_version") else None,
+        retry_after_s=message.retry_after_s if has("retry_after_s") else None,
     )
 
 

@@ -27,7 +27,7 @@ class _Out(msgspec.Struct, frozen=True, omit_defaults=False):
 
 Version = Annotated[
     int,
-    Meta(ge=0, le=limits.VERSION_MAX, description="a version of an app; 0 is the empty one"),
+    Meta(ge=0, le=limits.VERSION_MAX, description="a version of an app; at 0 it is new and empty"),
 ]
 Time = Annotated[str, Meta(description="UTC in whole seconds, `YYYY-MM-DDTHH:MM:SSZ`")]
 PositionText = Annotated[
@@ -282,7 +282,10 @@ class Destroy(_In, frozen=True):
     """Values to remove for good."""
 
     names: Annotated[list[str], Meta(min_length=1, max_length=limits.APP_MAX_SECRETS)]
-    version: Version | None = None
+    version: (
+        Annotated[int, Meta(ge=1, le=limits.VERSION_MAX, description="every one if left out")]
+        | None
+    ) = None
 
 
 class DestroyedSecret(_Out, frozen=True):
@@ -610,6 +613,9 @@ class KekInfo(_Out, frozen=True):
     lacking: Annotated[
         list[str], Meta(description="live nodes that use keys of this purpose and lack this one")
     ] = msgspec.field(default_factory=list)
+    lost: Annotated[
+        list[str], Meta(description="live nodes that keep a lost branch which may need it")
+    ] = msgspec.field(default_factory=list)
 
 
 class KeyringList(_Out, frozen=True):
@@ -638,5 +644,11 @@ class KeyringProgress(_Out, frozen=True):
 
 class KekPromotion(_In, frozen=True):
     """Whether to promote a key that a live node lacks."""
+
+    force: bool = False
+
+
+class KekRetirement(_In, frozen=True):
+    """Whether to retire a key that a lost branch may need."""
 
     force: bool = False

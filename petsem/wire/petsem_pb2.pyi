@@ -199,7 +199,7 @@ class Revocation(_message.Message):
     def __init__(self, token_id: _Optional[str] = ..., org: _Optional[str] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., revoked_at_ms: _Optional[int] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
-    __slots__ = ("code", "reason", "have", "need", "server_time_ms", "have_version", "need_version")
+    __slots__ = ("code", "reason", "have", "need", "server_time_ms", "have_version", "need_version", "caveat", "retry_after_s")
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +207,8 @@ class ErrorDetail(_message.Message):
     SERVER_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     HAVE_VERSION_FIELD_NUMBER: _ClassVar[int]
     NEED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAVEAT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     code: str
     reason: str
     have: Position
@@ -214,7 +216,9 @@ class ErrorDetail(_message.Message):
     server_time_ms: int
     have_version: int
     need_version: int
-    def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., have: _Optional[_Union[Position, _Mapping]] = ..., need: _Optional[_Union[Position, _Mapping]] = ..., server_time_ms: _Optional[int] = ..., have_version: _Optional[int] = ..., need_version: _Optional[int] = ...) -> None: ...
+    caveat: str
+    retry_after_s: int
+    def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., have: _Optional[_Union[Position, _Mapping]] = ..., need: _Optional[_Union[Position, _Mapping]] = ..., server_time_ms: _Optional[int] = ..., have_version: _Optional[int] = ..., need_version: _Optional[int] = ..., caveat: _Optional[str] = ..., retry_after_s: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("region", "http", "grpc", "peer", "csr", "keks", "version")
@@ -297,6 +301,42 @@ class ForwardResponse(_message.Message):
     headers: _containers.RepeatedCompositeFieldContainer[Header]
     body: bytes
     def __init__(self, status: _Optional[int] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class RevokeRequest(_message.Message):
+    __slots__ = ("tokens", "node", "hops")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    HOPS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[bytes]
+    node: str
+    hops: int
+    def __init__(self, tokens: _Optional[_Iterable[bytes]] = ..., node: _Optional[str] = ..., hops: _Optional[int] = ...) -> None: ...
+
+class RevokeResponse(_message.Message):
+    __slots__ = ("revoked",)
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    revoked: int
+    def __init__(self, revoked: _Optional[int] = ...) -> None: ...
+
+class CompareRequest(_message.Message):
+    __slots__ = ("txid",)
+    TXID_FIELD_NUMBER: _ClassVar[int]
+    txid: int
+    def __init__(self, txid: _Optional[int] = ...) -> None: ...
+
+class CompareResponse(_message.Message):
+    __slots__ = ("node", "leads", "oldest", "position", "found")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    leads: bool
+    oldest: Position
+    position: Position
+    found: Position
+    def __init__(self, node: _Optional[str] = ..., leads: _Optional[bool] = ..., oldest: _Optional[_Union[Position, _Mapping]] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., found: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
 
 class KekIds(_message.Message):
     __slots__ = ("purpose", "ids")
@@ -393,7 +433,7 @@ class Ack(_message.Message):
     def __init__(self, received: _Optional[int] = ..., durable: _Optional[int] = ..., applied: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class NodeReport(_message.Message):
-    __slots__ = ("node", "region", "version", "durable", "applied", "lag_ms", "last_error", "keks", "path", "ready", "warnings", "at_ms", "schema")
+    __slots__ = ("node", "region", "version", "durable", "applied", "lag_ms", "last_error", "keks", "path", "ready", "warnings", "at_ms", "schema", "lost_keks")
     NODE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -407,6 +447,7 @@ class NodeReport(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     AT_MS_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    LOST_KEKS_FIELD_NUMBER: _ClassVar[int]
     node: str
     region: str
     version: str
@@ -420,7 +461,8 @@ class NodeReport(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     at_ms: int
     schema: int
-    def __init__(self, node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., durable: _Optional[_Union[Position, _Mapping]] = ..., applied: _Optional[_Union[Position, _Mapping]] = ..., lag_ms: _Optional[int] = ..., last_error: _Optional[str] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., path: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., at_ms: _Optional[int] = ..., schema: _Optional[int] = ...) -> None: ...
+    lost_keks: _containers.RepeatedCompositeFieldContainer[KekIds]
+    def __init__(self, node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., durable: _Optional[_Union[Position, _Mapping]] = ..., applied: _Optional[_Union[Position, _Mapping]] = ..., lag_ms: _Optional[int] = ..., last_error: _Optional[str] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., path: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., at_ms: _Optional[int] = ..., schema: _Optional[int] = ..., lost_keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "cluster", "node", "region", "version", "epoch_seen", "path", "leader_http", "leader_grpc", "leader_peer", "position", "epochs")

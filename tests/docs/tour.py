@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.docs.pages import ROOT
+from tests.support.ports import free_port
 
 _BLOCK: Final = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _END: Final = "~~ end of step"
@@ -65,7 +65,7 @@ class Shell:
     """
 
     def __init__(self, scratch: Path) -> None:
-        ports = _free_ports(3)
+        ports = [free_port() for _ in range(3)]
         doors = ("http", "grpc", "peer")
         flags = " ".join(
             f"--{door} 127.0.0.1:{port}" for door, port in zip(doors, ports, strict=True)
@@ -125,14 +125,6 @@ class Shell:
         self._bash.stdout.read()
         self._bash.stdout.close()
         self._bash.wait(5)
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
 
 
 def _write() -> None:

@@ -27,11 +27,14 @@ from petsem.server import sql
 from petsem.server.database import ReadPool
 from tests.support import stock
 from tests.support.page_source import CHECK, PageSource, Transaction
+from tests.support.patience import PATIENCE_S
 
 SEED: Final = int(os.environ.get("PETSEM_KILL_SEED", random.randrange(2**32)))
 KILLS: Final = int(os.environ.get("PETSEM_KILLS", "40"))
 APPLIES: Final = 1_000
 STOCK_READS: Final = 5_000
+HELD_S: Final = 1.5
+READS: Final = 200
 WORKLOAD: Final = 400
 
 _STOCK_HOLDER: Final = """
@@ -52,7 +55,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def put(applier: Applier, made: Transaction, *, within_s: float = 20) -> int:
+def put(applier: Applier, made: Transaction, *, within_s: float = 2 * PATIENCE_S) -> int:
     """Apply it as the owner does: at once, then patiently, then after waits. How often it was
     refused."""
     refused = 0
@@ -173,8 +176,8 @@ def test_readers_of_every_kind_see_whole_transactions(path: Path) -> None:
 
 
 def test_a_reader_that_stays_stops_only_the_applier(path: Path) -> None:
-    """For a second and a half a foreign process holds its lock: everybody else is served all the
-    time, the process is named, and when it goes the transaction goes in."""
+    """For a second and a half or more a foreign process holds its lock: everybody else is served
+    all the time, the process is named, and when it goes the transaction goes in."""
     first, second, third = PageSource().workload(3)
     applier = Applier(path)
     put(applier, first)
@@ -190,15 +193,15 @@ def test_a_reader_that_stays_stops_only_the_applier(path: Path) -> None:
         applying = threading.Thread(target=lambda: done.append(put(applier, third)))
         with own_reader(path) as own:
             applying.start()
-            until_s = time.monotonic() + 1.5
-            lines = []
-            while time.monotonic() < until_s:
+            began_s, lines = time.monotonic(), []
+            while time.monotonic() < began_s + HELD_S or len(own.answers) <= READS:
+                assert time.monotonic() < began_s + PATIENCE_S, own.answers[-1:]
                 lines += stock.ask(foreign, *[CHECK] * 50)
-            time.sleep(max(0.0, until_s - time.monotonic()))
+            held_s = time.monotonic() - began_s
             named = lock_holders(path)
             reads = len(own.answers)
             slow.communicate("")
-            applying.join(timeout=5)
+            applying.join(timeout=PATIENCE_S)
             left = len(own.answers)
             while len(own.answers) < left + 20:
                 time.sleep(0.001)
@@ -206,9 +209,9 @@ def test_a_reader_that_stays_stops_only_the_applier(path: Path) -> None:
     assert slow.pid in named
     assert set(lines) == {"0|1|1|0"}
     assert len(lines) >= 50
-    assert reads > 200
-    # Nobody waited longer than for PENDING and a poll or two of SQLite's own waiting.
-    assert own.slowest_s < 0.1
+    assert reads > READS
+    # Nobody waited for the one who stays; what a busy machine makes of a moment is not held here.
+    assert own.slowest_s < held_s / 2
     assert done
     assert done[0] > 10
     assert set(whole(own.answers)) == {0, 2}

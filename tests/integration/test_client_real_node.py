@@ -18,6 +18,7 @@ from petsem.tokens.identifier import Identifier
 from petsem.tokens.text import parse_token
 from petsem_client import Bundle, Role, SecretReader, SyncSecretReader
 from tests.support import cluster, processes
+from tests.support.patience import PATIENCE_S
 
 SECRETS = "/v1/orgs/acme/apps/web/secrets"
 SERVE = (sys.executable, "-c", "from petsem.cli.main import main; main()", "serve")
@@ -120,6 +121,6 @@ async def test_a_change_is_told(node: RealNode) -> None:
         async with aclosing(changes):
             waiting = asyncio.ensure_future(anext(changes))
             version = await asyncio.to_thread(node.set, TOLD=b"2")
-            changed = await asyncio.wait_for(waiting, 10)
+            changed = await asyncio.wait_for(waiting, PATIENCE_S)
         assert changed.version == version
         assert (await reader.fetch("acme/web", min_version=version))["TOLD"] == b"2"

@@ -15,9 +15,8 @@ from petsem.errors import Code, PetsemError
 from petsem.wire import petsem_pb2 as pb
 from petsem_client import AppChanged, SecretReader, SyncSecretReader
 from tests.integration.client_node import Node, black_hole, nodes
+from tests.support.patience import PATIENCE_S
 from tests.unit.client.far_end import token
-
-PATIENCE_S = 5.0
 
 
 class Watcher:

@@ -151,6 +151,11 @@ def test_http(trouble: Trouble, code: str) -> None:
     assert answer.error is not None, answer.raw
     assert answer.error[:2] == (status, code)
     assert ("retry-after" in answer.headers) == later
+    told = answer.body["details"].get("retry_after_s")
+    assert told == (int(answer.headers["retry-after"]) if later else None)
+    # The reader's token lacks the action before its app counts.
+    caveat = "action = secrets:read" if code == "denied" else None
+    assert answer.body["details"].get("caveat") == caveat
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
     message = answer.body["message"]
@@ -199,6 +204,7 @@ def test_grpc(trouble: Trouble, code: str) -> None:
         reply = _broken(trouble, ask) if code == "internal" else ask()
     assert reply.error is not None
     assert reply.error[:2] == (TABLE[code][1], code)
+    _check_detail(reply, code)
     assert 0 < len(reply.sentence) < 250
     assert trouble.doors.fetch("acme/web").error is None
 
@@ -225,6 +231,15 @@ def _check_connect(trouble: Trouble, code: str, *, proto: bool) -> None:
     status = CONNECT_HTTP.get(code, TABLE[code][0])
     assert reply.error is not None
     assert reply.error[:2] == (f"{status} {TABLE[code][1].lower()}", code)
+    _check_detail(reply, code)
+
+
+def _check_detail(reply: Reply, code: str) -> None:
+    """The caveat that was not met, and when to try again, as in the body of the same over HTTP."""
+    assert reply.detail is not None
+    assert reply.detail.caveat == ("app = web" if code == "denied" else "")
+    assert reply.detail.HasField("retry_after_s") == TABLE[code][3]
+    assert reply.detail.retry_after_s == (1 if TABLE[code][3] else 0)
 
 
 def _as_json(message: pb.FetchRequest) -> bytes:

@@ -17,6 +17,7 @@ from petsem.server.replica.errors import NeedsOperator
 from petsem.wire import petsem_pb2 as pb
 from tests.support.fake_leader import QUICK, Script, Talk, eventually, following
 from tests.support.ltx_files import Chain
+from tests.support.patience import PATIENCE_S
 
 
 def chain(count: int = 3) -> tuple[Chain, Position, list[tuple[int, bytes]]]:
@@ -29,6 +30,13 @@ def chain(count: int = 3) -> tuple[Chain, Position, list[tuple[int, bytes]]]:
 
 async def forever() -> None:
     await asyncio.Event().wait()
+
+
+async def beating(talk: Talk, at: Position) -> None:
+    """Say that this is all, until the stream ends."""
+    while True:
+        await talk.beat(at)
+        await asyncio.sleep(0.05)
 
 
 async def test_the_walk(tmp_path: Path) -> None:
@@ -234,7 +242,7 @@ async def test_a_fork(tmp_path: Path) -> None:
     """The branch is dropped, and the next hello says where the node is."""
     made, fork, _ = chain()
     async with following(tmp_path, made.at, forked(2, fork)) as world:
-        await eventually(lambda: len(world.leader.hellos) == 2)
+        await eventually(lambda: len(world.leader.hellos) >= 2)
         assert world.disk.rollbacks == [(fork, True, False)]
         assert world.leader.hellos[1].position == shown(fork)
         assert world.replica.bound[-1] == (2, world.leader.node_id)
@@ -243,19 +251,15 @@ async def test_a_fork(tmp_path: Path) -> None:
 async def test_a_fork_that_a_person_decides(tmp_path: Path) -> None:
     """The disk refuses: nothing is acknowledged, the problem says what to do; then it is done."""
     made, fork, _ = chain()
-
-    def refuse() -> None:
-        raise NeedsOperator("run: petsem accept")
-
     async with following(tmp_path, made.at, forked(1, fork), start=False) as world:
-        world.disk.refuse = refuse
+        world.disk.asks = NeedsOperator("run: petsem accept")
         world.replica.follow.start()
         await world.replica.problem("run: petsem accept")
-        await eventually(lambda: len(world.leader.hellos) == 3)
+        await eventually(lambda: len(world.leader.hellos) >= 3)
         assert all(not talk.acks or talk.acks[-1].durable == 4 for talk in world.leader.talks)
         assert world.replica.view.problem == "run: petsem accept"
-        world.disk.refuse = lambda: None
-        world.replica.follow.accept_loss()
+        assert world.disk.rollbacks == []
+        assert world.replica.follow.accept_loss()
         await world.disk.until(lambda: world.disk.durable == fork)
         assert world.disk.rollbacks == [(fork, False, True)]
 
@@ -288,20 +292,25 @@ async def test_a_silent_leader(tmp_path: Path) -> None:
     async def mute(_: Talk) -> None:
         await forever()
 
-    async def faint(talk: Talk) -> None:
+    async def script(talk: Talk) -> None:
         await talk.welcome()
-        await talk.files(files[0])
-        await forever()
+        has = talk.hello.position.txid
+        if has == at.txid:
+            # Faint: no more than one file.
+            await talk.files(files[0])
+            await forever()
+        await talk.files(*files[has - at.txid :])
+        await beating(talk, made.at)
 
-    async def well(talk: Talk) -> None:
-        await talk.welcome()
-        await talk.files(*files[1:])
-        await talk.beat(made.at)
-        await forever()
-
-    async with following(tmp_path, at, mute, faint, well) as world:
+    async with following(tmp_path, at, mute, script, start=False) as world:
+        world.replica.retime(dataclasses.replace(QUICK, dead_s=0.3, connect_s=2.0))
+        world.replica.follow.start()
         await world.disk.until(lambda: world.disk.durable == made.at)
-        assert [each.position.txid for each in world.leader.hellos] == [1, 1, 2]
+        # A busy machine may take a leader that is well for a silent one, and find it again.
+        mute_one, *others = [each.position.txid for each in world.leader.hellos]
+        assert mute_one == 1
+        assert others == sorted(others)
+        assert {1, 2} <= {*others}
         await eventually(lambda: world.replica.view.problem is None)
 
 
@@ -317,7 +326,14 @@ async def test_a_leader_that_is_started_anew(tmp_path: Path) -> None:
 
         return run
 
-    async with following(tmp_path, at, *map(script, range(5))) as world:
+    async def last(talk: Talk) -> None:
+        await talk.welcome()
+        await forever()
+
+    async with following(tmp_path, at, *map(script, range(5)), last, start=False) as world:
+        # A report on its way to a stream that has ended would be what the node complains of.
+        world.replica.retime(dataclasses.replace(QUICK, report_s=2 * PATIENCE_S))
+        world.replica.follow.start()
         await world.disk.until(lambda: world.disk.durable == made.at)
         assert world.replica.view.problem is None or "has ended" in world.replica.view.problem
 
@@ -343,18 +359,17 @@ async def test_the_first_choice_is_gone(tmp_path: Path) -> None:
 
     async def script(talk: Talk) -> None:
         await talk.welcome()
-        while True:
-            await talk.beat(at)
-            await asyncio.sleep(0.05)
+        await beating(talk, at)
 
     _, at, _ = chain()
     async with following(tmp_path, at, script, start=False) as world:
         with socket.create_server(("127.0.0.1", 0)) as closed:
             port = closed.getsockname()[1]
         world.replica.dialled.insert(0, Candidate(f"127.0.0.1:{port}"))
-        world.replica.retime(dataclasses.replace(QUICK, home_s=0.2))
+        # It looks at the clock six times in `dead_s`.
+        world.replica.retime(dataclasses.replace(QUICK, dead_s=3.0, home_s=0.2))
         world.replica.follow.start()
-        await eventually(lambda: len(world.leader.hellos) == 2)
+        await eventually(lambda: len(world.leader.hellos) >= 2)
 
 
 async def test_nobody_to_follow(tmp_path: Path) -> None:
@@ -389,7 +404,6 @@ async def test_stopping_waits_for_the_disk(tmp_path: Path) -> None:
         await gate.wait()
 
     async with following(tmp_path, at, script, start=False) as world:
-        world.replica.retime(dataclasses.replace(QUICK, dead_s=30))
         world.disk.slow = slow
         world.replica.follow.start()
         await arrived.wait()
@@ -398,5 +412,5 @@ async def test_stopping_waits_for_the_disk(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         assert not stopping.done()
         gate.set()
-        await asyncio.wait_for(stopping, 5)
+        await stopping
         assert world.disk.durable == made.at

@@ -20,6 +20,7 @@ from petsem.server.replica.errors import BadFrame, NotContiguous
 from petsem.wire import petsem_pb2 as pb
 from tests.support.fake_leader import QUICK, Script, Talk, eventually, following
 from tests.support.ltx_files import Chain
+from tests.support.patience import PATIENCE_S
 
 Lie = Callable[[Talk, Chain, bytes], Any]
 """What a lying leader says after one good file, which is given."""
@@ -144,11 +145,11 @@ async def test_a_stream_that_lies(
     gate = asyncio.Event()
     async with following(tmp_path, at, liar, honest, start=False) as world:
         if lie is is_huge:
-            # It takes its time, and a write that is the first to meet the end hides why.
-            world.replica.retime(dataclasses.replace(QUICK, dead_s=15, report_s=15))
+            # A write that is the first to meet the end hides why.
+            world.replica.retime(dataclasses.replace(QUICK, report_s=2 * PATIENCE_S))
         world.replica.follow.start()
         await world.replica.problem(*problem.split("|"))
-        await eventually(lambda: len(world.leader.hellos) == 2)
+        await eventually(lambda: len(world.leader.hellos) >= 2)
         after_lie.append(world.disk.durable)
         assert world.leader.hellos[1].position == shown(stored)
         gate.set()
@@ -188,8 +189,8 @@ async def test_whom_it_does_not_follow(
         world.replica.view.epoch_seen = 1
         world.replica.follow.start()
         await world.replica.problem(problem)
-        await eventually(lambda: len(world.leader.hellos) == 3)
-        assert (world.disk.durable, world.disk.batches) == (at, [])
+        await eventually(lambda: len(world.leader.hellos) >= 3)
+        assert (world.disk.durable, world.disk.batches, world.replica.bound) == (at, [], [])
         assert (world.replica.upstream.connected, world.replica.view.path) == (False, ())
 
 
@@ -266,17 +267,21 @@ async def test_a_flood(tmp_path: Path) -> None:
             file = made.next(size=1_000_000)
             await talk.files((1, file))
             sent += len(file)
-        await asyncio.Event().wait()
+        while True:
+            await talk.beat(made.at)
+            await asyncio.sleep(0.05)
 
-    gate = asyncio.Event()
+    gate, dead_s = asyncio.Event(), 1.5
     async with following(tmp_path, at, script, start=False) as world:
+        world.replica.retime(dataclasses.replace(QUICK, dead_s=dead_s))
         world.disk.slow = gate.wait
         world.replica.follow.start()
+        await eventually(lambda: sent > limits.FOLLOW_INBOX_MAX_BYTES)
         seen = -1
-        while seen != sent or not sent:
+        while seen != sent:
             seen = sent
             await asyncio.sleep(0.2)
-        await asyncio.sleep(2 * QUICK.dead_s)
+        await asyncio.sleep(2 * dead_s)
         # What is in the inbox, on its way to the disk, and in the transport.
         assert sent < limits.FOLLOW_INBOX_MAX_BYTES + limits.FOLLOW_BATCH_MAX_BYTES + 12_000_000
         gate.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,9 +23,8 @@ from petsem.wire import petsem_pb2 as pb
 from tests.support.fake_leader import QUICK, eventually
 from tests.support.feeding import CLUSTER, Feeder, _Own, feeding
 from tests.support.leader_source import LeaderSource
+from tests.support.patience import PATIENCE_S
 from tests.unit.server.replica.store_rig import Rig
-
-LIVE = dataclasses.replace(QUICK, dead_s=3.0)
 
 
 class Leader:
@@ -79,7 +77,7 @@ class Node:
         self.bound: list[tuple[int, str]] = []
         self.follow: Follow
 
-    async def start(self, feeder: Feeder, timings: Timings = LIVE) -> None:
+    async def start(self, feeder: Feeder, timings: Timings = QUICK) -> None:
         store = await self.rig.open()
         parts = FollowParts(
             NodeIdentity("fra-1", CLUSTER, "fra"),
@@ -127,7 +125,7 @@ async def replica(tmp_path: Path, leader: Leader) -> AsyncIterator[tuple[Feeder,
         node = Node(tmp_path / "replica")
         await node.start(feeder)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 yield feeder, node
         finally:
             await node.stop()
@@ -150,7 +148,7 @@ async def test_from_nothing(tmp_path: Path, leader: Leader) -> None:
             await asyncio.sleep(0)
         await node.until(leader)
         assert node.rig.image() == leader.source.image()
-        assert await feeder.followers.wait(leader.end, 1, 5) == ["fra-1"]
+        assert await feeder.followers.wait(leader.end, 1, PATIENCE_S) == ["fra-1"]
         await eventually(lambda: node.rig.view.leader_position == leader.end)
         assert node.rig.view.lag_transactions() == 0
         assert node.rig.view.path == ("fra-1", "ams-1")

@@ -23,6 +23,7 @@ from petsem.wire import petsem_pb2 as pb
 from tests.support import cluster
 from tests.support.daemon import Daemon, Ran, run
 from tests.support.doors import Doors
+from tests.support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("join")
 """In one process, so that what is made once for this file is."""
@@ -65,7 +66,7 @@ def _renew(directory: Path, address: str) -> bytes:
         channel = peer_channel(own.tls, own.cluster_id, address)
         try:
             request = pb.RenewRequest(csr=own.csr())
-            reply = await ask(channel, RENEW, request, pb.RenewResponse, timeout_s=10)
+            reply = await ask(channel, RENEW, request, pb.RenewResponse, timeout_s=PATIENCE_S)
         finally:
             await channel.close(None)
         own.replace(reply.certificate)

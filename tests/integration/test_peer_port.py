@@ -25,6 +25,7 @@ from petsem.server.peer.handlers import JoinMethod, PeerMethod, PeerStream, Send
 from petsem.server.peer.identity import Caller, TlsMaterial
 from petsem.server.peer.membership import Member, Members
 from petsem.wire import petsem_pb2 as pb
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import Authority, Port, open_port
 
 CLOSED: Final = "unavailable"
@@ -85,7 +86,7 @@ async def test_a_member_is_answered(port: Port) -> None:
     tls = await port.member("fra-1")
     assert await answered(port, tls) == "fra-1 in fra"
     async with port.channel(tls, port.own.node_id) as channel:
-        call = channel.stream_stream(STREAM, None, None)(timeout=10)
+        call = channel.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         for txid in (7, 8):
             await call.write(pb.FromReplica(ack=pb.Ack(durable=txid)).SerializeToString())
             assert pb.FromLeader.FromString(await call.read()).transactions.epoch == txid
@@ -124,7 +125,7 @@ async def test_plain_text(port: Port) -> None:
 
 def _spoken_to(number: int, said: bytes) -> bytes:
     """What the port says to these bytes beside TLS alerts."""
-    with socket.create_connection(("127.0.0.1", number), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", number), timeout=PATIENCE_S) as connection:
         connection.sendall(said)
         answer = b""
         try:
@@ -247,14 +248,16 @@ async def test_a_removed_node(port: Port) -> None:
     go on."""
     gone, stays = await port.member("fra-1"), await port.member("fra-2")
     async with port.channel(gone) as channel, port.channel(stays) as other:
-        streams = [each.stream_stream(STREAM, None, None)(timeout=10) for each in (channel, other)]
+        streams = [
+            each.stream_stream(STREAM, None, None)(timeout=PATIENCE_S) for each in (channel, other)
+        ]
         for call in streams:
             await _echo(call)
         await port.remove("fra-1")
         with pytest.raises(PetsemError) as refused:
             await ask(channel, FORWARD, pb.ForwardRequest(), pb.ForwardResponse, timeout_s=10)
         assert refused.value.code.value == "denied"
-        assert (await asyncio.wait_for(_end(streams[0]), 5))[0] == "denied"
+        assert (await asyncio.wait_for(_end(streams[0]), PATIENCE_S))[0] == "denied"
         await _echo(streams[1])
     assert (await port.stream_refused(gone, STREAM))[0] == "denied"
 
@@ -270,21 +273,21 @@ async def test_a_look_that_fails(port: Port, monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError
 
     async with port.channel(tls) as channel:
-        call = channel.stream_stream(STREAM, None, None)(timeout=10)
+        call = channel.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await _echo(call)
         monkeypatch.setattr(Members, "require", failing)
-        await asyncio.wait_for(failed.wait(), 5)
+        await asyncio.wait_for(failed.wait(), PATIENCE_S)
         await _echo(call)
         monkeypatch.setattr(Members, "require", real)
         await port.remove("fra-1")
-        assert (await asyncio.wait_for(_end(call), 5))[0] == "denied"
+        assert (await asyncio.wait_for(_end(call), PATIENCE_S))[0] == "denied"
 
 
 async def test_a_certificate_that_ends_meanwhile(port: Port) -> None:
     """TLS looks at the dates once, when a connection begins; the port goes on looking."""
     tls = await port.member("fra-1")
     async with port.channel(tls) as channel:
-        call = channel.stream_stream(STREAM, None, None)(timeout=10)
+        call = channel.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await _echo(call)
         port.cluster.clock.advance(24 * 3600 + 1)
         with pytest.raises(PetsemError) as refused:
@@ -301,9 +304,9 @@ async def test_one_stream_of_a_node(port: Port) -> None:
     """Whoever opens it again ends the one before: half-dead connections do not pile up."""
     tls = await port.member("fra-1")
     async with port.channel(tls) as one, port.channel(tls) as two:
-        first = one.stream_stream(STREAM, None, None)(timeout=10)
+        first = one.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await _echo(first)
-        second = two.stream_stream(STREAM, None, None)(timeout=10)
+        second = two.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await _echo(second)
         code, message = await _end(first)
         assert code == "conflict"
@@ -341,10 +344,10 @@ async def test_huge_messages(port: Port) -> None:
     ]
     async with grpc.aio.secure_channel(port.address, credentials, options) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(FORWARD, None, None)(huge, timeout=10)
+            await channel.unary_unary(FORWARD, None, None)(huge, timeout=PATIENCE_S)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "larger than max" in str(caught.value.details())
-        call = channel.stream_stream(STREAM, None, None)(timeout=10)
+        call = channel.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await call.write(huge)
         code, message = await _end(call)
         assert code == "limit"
@@ -363,8 +366,8 @@ async def test_bytes_that_are_no_message(port: Port) -> None:
     tls = await port.member("fra-1")
     async with port.channel(tls) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as unary:
-            await channel.unary_unary(FORWARD, None, None)(b"\xff", timeout=10)
-        call = channel.stream_stream(STREAM, None, None)(timeout=10)
+            await channel.unary_unary(FORWARD, None, None)(b"\xff", timeout=PATIENCE_S)
+        call = channel.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await call.write(b"\xff")
         with pytest.raises(grpc.aio.AioRpcError) as stream:
             await call.read()
@@ -382,7 +385,7 @@ async def test_clients_methods_are_not_here(port: Port) -> None:
     for path in ("/petsem.v1.Secrets/Fetch", "/petsem.v1.Peer/Nothing", "/x"):
         async with port.channel(tls) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(path, None, None)(b"", timeout=10)
+                await channel.unary_unary(path, None, None)(b"", timeout=PATIENCE_S)
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -407,7 +410,7 @@ async def test_a_renewed_certificate_is_shown(port: Port) -> None:
     """From the next connection on, while those that are open go on."""
     tls = await port.member("fra-1")
     async with port.channel(tls) as channel:
-        call = channel.stream_stream(STREAM, None, None)(timeout=10)
+        call = channel.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await _echo(call)
         before = await asyncio.to_thread(_shown, port, tls)
         assert before == port.own.tls.certificate
@@ -432,7 +435,7 @@ def _shown(port: Port, tls: TlsMaterial) -> bytes:
     context.load_verify_locations(cadata=tls.ca.decode())
     context.set_alpn_protocols(["h2"])
     name = ca.dns_name(port.own.cluster_id)
-    raw = socket.create_connection(("127.0.0.1", port.server.port), timeout=10)
+    raw = socket.create_connection(("127.0.0.1", port.server.port), timeout=PATIENCE_S)
     # Without a certificate of our own: the server's comes before it looks for one.
     with context.wrap_socket(raw, server_hostname=name) as connection:
         der = connection.getpeercert(binary_form=True)
@@ -444,7 +447,7 @@ async def test_the_node_stops(port: Port) -> None:
     """Streams are told, and new connections find nobody."""
     tls = await port.member("fra-1")
     async with port.channel(tls) as channel:
-        call = channel.stream_stream(STREAM, None, None)(timeout=10)
+        call = channel.stream_stream(STREAM, None, None)(timeout=PATIENCE_S)
         await _echo(call)
         await port.server.stop(5)
         assert await _end(call) == (

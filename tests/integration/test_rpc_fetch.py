@@ -81,7 +81,7 @@ async def test_a_fence_is_waited_for(world: World, client: Client) -> None:
     """A fetch that is ahead of the node is answered once the node got there."""
     token = await world.token()
     fetching = asyncio.create_task(client.fetch(token, min_version=2))
-    await until(lambda: world.node.changes._waiting)
+    await until(lambda: world.node.changes.waited_for)
     await world.cluster.set("acme", "web", A="new")
     assert values(await fetching)["A"] == "new"
 
@@ -230,11 +230,11 @@ async def test_a_client_that_gives_up_leaves_no_trace(
     token = await world.token()
     with caplog.at_level(logging.INFO):
         fetching = asyncio.create_task(client.fetch(token, min_version=2))
-        await until(lambda: world.node.changes._waiting)
+        await until(lambda: world.node.changes.waited_for)
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
-        await until(lambda: not world.node.changes._waiting)
+        await until(lambda: not world.node.changes.waited_for)
         assert values(await client.fetch(token)) == VALUES
     assert caplog.text == ""
 
@@ -244,7 +244,7 @@ async def test_too_many_calls_at_once_are_told_so(world: World) -> None:
     token = await world.token()
     async with served(world, grpc_concurrent_rpcs=1) as server, connected(server) as client:
         first = asyncio.create_task(client.fetch(token, min_version=2))
-        await until(lambda: world.node.changes._waiting)
+        await until(lambda: world.node.changes.waited_for)
         with pytest.raises(Failed) as failed:
             await client.fetch(token)
         assert failed.value.what == (grpc.StatusCode.RESOURCE_EXHAUSTED, "limit", "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -66,6 +68,50 @@ async def test_two_servers_do_not_share_a_port(world: World) -> None:
         _configure(world, port=server.port)
         with pytest.raises(PetsemError):
             await start_grpc(world.node)
+
+
+def _shown(port: int) -> bytes:
+    """The certificate that a new connection is shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", port), 30) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        found = connection.getpeercert(binary_form=True)
+    assert found is not None
+    return found
+
+
+async def test_a_new_certificate_is_shown_to_who_connects_next(
+    world: World, tmp_path: Path
+) -> None:
+    """A good one from the next connection on; one that does not fit is never shown."""
+    ca, cert, key = tmp_path / "ca.pem", tmp_path / "cert.pem", tmp_path / "key.pem"
+    authority = make_authority(ca)
+    make_leaf(authority, cert, key)
+    _configure(world, TlsFiles(cert, key, client_ca=None))
+    server = await start_grpc(world.node)
+    assert server.tls is not None
+    try:
+        token = bearer_metadata(await world.token())
+        credentials = grpc.ssl_channel_credentials(ca.read_bytes())
+        async with grpc.aio.secure_channel(server.address, credentials) as channel:
+            client = Client(channel)
+            await client.raw(FETCH, asked().SerializeToString(), metadata=token)
+            for harm in (False, True):
+                make_leaf(authority, cert, tmp_path / "other.pem" if harm else key)
+                if not harm:
+                    good = ssl.PEM_cert_to_DER_cert(cert.read_text())
+                server.tls.look()
+                server.tls.look()
+                assert await asyncio.to_thread(_shown, server.port) == good
+            # The connection that was open goes on.
+            await client.raw(FETCH, asked().SerializeToString(), metadata=token)
+    finally:
+        await server.stop(0)
 
 
 async def test_tls_and_client_certificates(world: World, tmp_path: Path) -> None:

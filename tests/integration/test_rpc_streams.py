@@ -58,7 +58,7 @@ async def test_a_watch_that_is_up_to_date_waits(world: World, client: Client) ->
     """Nothing is said about the version that the client has."""
     wanted = pb.WatchRequest(org="acme", app="web", after_version=1)
     stream = client.stream(WATCH, wanted, await world.token())
-    await until(lambda: world.node.changes._waiting)
+    await until(lambda: world.node.changes.waited_for)
     await world.cluster.set("acme", "web", A="new")
     assert (await stream.next(pb.AppChanged)).version == 2
     stream.call.cancel()
@@ -141,7 +141,7 @@ async def test_a_watcher_that_hangs_up_leaves_no_trace(
         stream = client.stream(WATCH, WEB, await world.token())
         await stream.next(pb.AppChanged)
         stream.call.cancel()
-        await until(lambda: not (world.node.boot._streams or world.node.changes._waiting))
+        await until(lambda: not (world.node.boot._streams or world.node.changes.waited_for))
     assert caplog.text == ""
 
 
@@ -152,7 +152,7 @@ async def test_a_stop_ends_the_streams_and_lets_calls_finish(world: World) -> No
         watching = client.stream(WATCH, WEB, token)
         await watching.next(pb.AppChanged)
         fetching = asyncio.create_task(client.fetch(token, min_version=2))
-        await until(lambda: len(world.node.changes._waiting) == 2)
+        await until(lambda: len(world.node.changes.waited_for) == 2)
         stopping = asyncio.create_task(server.stop(30))
         failed = await watching.failure()
         assert failed.what == (grpc.StatusCode.UNAVAILABLE, "unavailable", "")

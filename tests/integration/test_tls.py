@@ -15,13 +15,15 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from petsem.errors import Code, PetsemError
 from petsem_client import SyncSecretReader
 from tests.support import cluster
-from tests.support.daemon import SERVE, Daemon, Ran, configure, run
+from tests.support.daemon import SERVE, Daemon, Ran, configure, run, until
 from tests.support.doors import Doors
-from tests.unit.server.certificates import make_authority, make_leaf
+from tests.unit.server.certificates import Authority, make_authority, make_leaf
 
 pytestmark = pytest.mark.xdist_group("tls")
 """In one process, so that what is made once for this file is."""
@@ -40,6 +42,7 @@ class Files:
     key: Path
     foreign_cert: Path
     foreign_key: Path
+    signing: ec.EllipticCurvePrivateKey
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,28 @@ class Site:
         url = f"https://127.0.0.1:{self.daemon.http}{path}"
         return httpx.get(url, headers=headers, verify=context, trust_env=False, timeout=10)
 
+    def shown(self) -> set[bytes]:
+        """The certificates that the node's two ports show."""
+        context = ssl.create_default_context(cafile=self.files.ca)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        found = set()
+        for port in (self.daemon.http, self.daemon.grpc):
+            with (
+                socket.create_connection(("127.0.0.1", port), 10) as plain,
+                context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+            ):
+                found.add(connection.getpeercert(binary_form=True) or b"")
+        return found
+
+    def logged(self, event: str, door: str) -> dict[str, Any]:
+        """What the node logs of this port, once it does."""
+
+        def found() -> dict[str, Any] | None:
+            wanted = {"event": event, "door": door}
+            return next((e for e in self.daemon.events() if wanted.items() <= e.items()), None)
+
+        return until(found, f"{event} of {door}")
+
     def fetch(self, **security: Any) -> bytes:
         address = f"127.0.0.1:{self.daemon.grpc}"
         with SyncSecretReader([address], token=self.reader, timeout_s=1.5, **security) as reader:
@@ -85,8 +110,17 @@ class Site:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     root = tmp_path_factory.mktemp("certificates")
-    made = Files(*(root / f"{name}.pem" for name in ("ca", "stranger", "cert", "key", "fc", "fk")))
-    make_leaf(make_authority(made.ca), made.cert, made.key)
+    ours = make_authority(root / "ca.pem")
+    made = Files(
+        ca=root / "ca.pem",
+        stranger=root / "stranger.pem",
+        cert=root / "cert.pem",
+        key=root / "key.pem",
+        foreign_cert=root / "fc.pem",
+        foreign_key=root / "fk.pem",
+        signing=ours.key,
+    )
+    make_leaf(ours, made.cert, made.key)
     make_leaf(make_authority(made.stranger, "a stranger"), made.foreign_cert, made.foreign_key)
     return made
 
@@ -157,6 +191,26 @@ def test_whose_certificate_is_not_ours(site: Site) -> None:
     # The probes too: nothing is said to whoever cannot show one.
     with pytest.raises(httpx.TransportError):
         site.get({}, path="/healthz")
+
+
+def test_a_certificate_that_is_renewed(site: Site) -> None:
+    """The running node shows it at both ports, and a pair that does not fit is logged instead."""
+    cert, key = (site.daemon.directory / "tls" / f"server.{end}" for end in ("pem", "key"))
+    ours = Authority(x509.load_pem_x509_certificate(site.files.ca.read_bytes()), site.files.signing)
+    before = site.shown()
+    make_leaf(ours, cert, key)
+    for door in ("http", "grpc"):
+        site.logged("certificate_reloaded", door)
+    renewed = ssl.PEM_cert_to_DER_cert(cert.read_text())
+    assert site.shown() == {renewed}
+    assert before.isdisjoint(site.shown())
+    assert site.get(site.own).status_code == 200
+    assert site.fetch(ca=site.files.ca, **site.own) == b"value of A"
+    cert.write_bytes(site.files.foreign_cert.read_bytes())
+    for door in ("http", "grpc"):
+        said = site.logged("certificate_not_reloaded", door)
+        assert said["message"] == f"{key} is not the private key of {cert}"
+    assert site.shown() == {renewed}
 
 
 def test_plain_text(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from petsem.errors import Code, PetsemError, limited, unavailable
 from petsem.server.replica import upstream
 from petsem.wire import petsem_pb2 as pb
 from tests.support.fake_leader import Talk, World, eventually, following
+from tests.support.patience import PATIENCE_S
 
 ASKED = pb.ForwardRequest(method="PUT", path="/v1/x", body=b"b", client_ip="192.0.2.1", hops=1)
 
@@ -28,15 +30,27 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def _connect(world: World) -> None:
+    """Until the connection for requests stands as well."""
+
+    async def answer(_: pb.ForwardRequest) -> pb.ForwardResponse:
+        return pb.ForwardResponse()
+
+    asked, world.leader.forwarded = world.leader.forwarded, answer
     world.replica.follow.start()
     await eventually(lambda: world.replica.upstream.connected)
+    while True:
+        # It waits for a connection itself, but not for as long as a busy machine may need.
+        with contextlib.suppress(PetsemError):
+            await world.replica.upstream.forward(ASKED, PATIENCE_S)
+            break
+    world.leader.forwarded = asked
 
 
 async def _refused(
     world: World,
     request: pb.ForwardRequest = ASKED,
     *,
-    timeout_s: float = 5,
+    timeout_s: float = PATIENCE_S,
     changes: bool = True,
 ) -> Code:
     with pytest.raises(PetsemError) as refused:
@@ -55,7 +69,7 @@ async def test_a_request_is_passed_on(world: World) -> None:
     world.leader.forwarded = answer
     await _connect(world)
     assert world.replica.upstream.node_id == world.leader.node_id
-    reply = await world.replica.upstream.forward(ASKED, 5)
+    reply = await world.replica.upstream.forward(ASKED, PATIENCE_S)
     assert reply == pb.ForwardResponse(status=201, body=b"made")
     passed = pb.ForwardRequest()
     passed.CopyFrom(ASKED)
@@ -70,14 +84,17 @@ async def test_nobody_to_ask(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     assert await _refused(world, timeout_s=0.01) is Code.UNAVAILABLE
 
 
-async def test_a_connection_that_is_made_meanwhile(world: World) -> None:
+async def test_a_connection_that_is_made_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request waits for it."""
+    monkeypatch.setattr(upstream, "RECONNECT_S", PATIENCE_S)
 
     async def answer(_: pb.ForwardRequest) -> pb.ForwardResponse:
         return pb.ForwardResponse(status=200)
 
     world.leader.forwarded = answer
-    asking = asyncio.create_task(world.replica.upstream.forward(ASKED, 5))
+    asking = asyncio.create_task(world.replica.upstream.forward(ASKED, PATIENCE_S))
     await asyncio.sleep(0)
     world.replica.follow.start()
     assert (await asking).status == 200
@@ -143,7 +160,7 @@ async def test_a_caller_that_leaves(world: World) -> None:
     """Is not kept, and hears nothing of lost answers."""
     await _connect(world)
     arrived = _never_answers(world)
-    asking = asyncio.create_task(world.replica.upstream.forward(ASKED, 5))
+    asking = asyncio.create_task(world.replica.upstream.forward(ASKED, PATIENCE_S))
     await arrived.wait()
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):

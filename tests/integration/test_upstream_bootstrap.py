@@ -10,8 +10,8 @@ from tests.support.daemon import until
 from tests.support.doors import values_of
 from tests.support.fleet import fleet
 
-LARGE = tuple(f"large-{number}" for number in range(6))
-"""Apps of half a MiB each."""
+LARGE = tuple(f"large-{number}" for number in range(24))
+"""Apps of half a MiB each: over the slow link much slower than all that is asked meanwhile."""
 
 
 def test_while_the_snapshot_comes(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_while_the_snapshot_comes(tmp_path: Path) -> None:
 
             link.heal()
             cluster.converged()
-            assert replica.ready()[0] == 200
+            until(lambda: replica.ready()[0] == 200, "readiness")
             until(lambda: replica.own()["lag_transactions"] == 0, "lag")
             fetched = doors.fetch("acme/web")
             assert values_of(fetched) == {"FIRST": b"2"}

@@ -72,7 +72,7 @@ def test_a_node_needs_the_extra_and_says_so(site: Path, tmp_path: Path) -> None:
     """One sentence that names the extra, and no traceback."""
     argv = ["petsem", "serve", str(tmp_path)]
     done = run(site, _WITHOUT + f"from petsem.cli.main import main\nsys.argv = {argv!r}\nmain()\n")
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "petsem[server]" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

@@ -18,13 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
+from tests.support.patience import PATIENCE_S
+
 T = TypeVar("T")
 
 PETSEM: Final = (sys.executable, "-c", "from petsem.cli.main import main; main()")
 """The command line."""
 SERVE: Final = (*PETSEM, "serve")
-START_WITHIN_S: Final = 30.0
-STOP_WITHIN_S: Final = 30.0
+START_WITHIN_S: Final = PATIENCE_S
+STOP_WITHIN_S: Final = PATIENCE_S
 ROOT: Final = Path(__file__).parents[2]
 """Where nodes and commands run, so that they are of the same tree as the tests."""
 
@@ -57,7 +59,7 @@ def _compiled() -> str:
 def run(
     *arguments: str | Path,
     stdin: bytes = b"",
-    timeout_s: float = 60,
+    timeout_s: float = 2 * PATIENCE_S,
     environ: Mapping[str, str] | None = None,
 ) -> Ran:
     """One `petsem` command, from start to end. Its stdin is a pipe."""
@@ -73,7 +75,7 @@ def run(
     return Ran(done.returncode, done.stdout, done.stderr.decode())
 
 
-def until(found: Callable[[], T | None], what: str, within_s: float = 10.0) -> T:
+def until(found: Callable[[], T | None], what: str, within_s: float = PATIENCE_S) -> T:
     """What `found` returns once it is neither None nor False; AssertionError if that never is."""
     deadline_s = time.monotonic() + within_s
     while True:

@@ -20,8 +20,7 @@ from petsem.tokens.text import encode_token, parse_token
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import STATUS_KEY, decode_status
 from tests.support.daemon import Daemon, Ran, run
-
-ANSWER_WITHIN_S: Final = 20.0
+from tests.support.patience import PATIENCE_S
 
 REPLIES: Final[Mapping[str, type[Message]]] = {
     "/petsem.v1.Secrets/Fetch": pb.FetchResponse,
@@ -69,6 +68,7 @@ class Reply:
     reason: str | None = None
     sentence: str = ""
     raw: bytes = field(default=b"", repr=False)
+    detail: pb.ErrorDetail | None = None
 
     @property
     def error(self) -> tuple[str, str | None, str | None] | None:
@@ -84,7 +84,7 @@ class Doors:
         self.operator = operator
         self.http = httpx.Client(
             base_url=f"http://127.0.0.1:{daemon.http}",
-            timeout=ANSWER_WITHIN_S,
+            timeout=PATIENCE_S,
             trust_env=False,
             transport=httpx.HTTPTransport(local_address=source),
         )
@@ -158,7 +158,7 @@ class Doors:
         message: Message,
         *,
         token: str | None = "",
-        timeout_s: float = ANSWER_WITHIN_S,
+        timeout_s: float = PATIENCE_S,
     ) -> Reply:
         """One call over gRPC. Of a stream, the first message."""
         try:
@@ -180,7 +180,7 @@ class Doors:
         message: Message,
         *,
         token: str | None = "",
-        timeout_s: float = ANSWER_WITHIN_S,
+        timeout_s: float = PATIENCE_S,
     ) -> Any:
         """An open stream over gRPC: an iterator of bytes that can be cancelled."""
         call: Any = self.channel.unary_stream(path, None, None)
@@ -245,6 +245,7 @@ def grpc_error(error: grpc.RpcError) -> Reply:
         None if detail is None else detail.reason or None,
         error.details() or "",
         packed or b"",
+        detail,
     )
 
 
@@ -265,6 +266,7 @@ def connect_error(answer: Answer) -> Reply:
         None if detail is None else detail.reason or None,
         body["message"],
         answer.raw,
+        detail,
     )
 
 

@@ -24,12 +24,18 @@ from petsem.server.replica.parts import FollowParts, Timings
 from petsem.server.replica.upstream import Upstream
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_to_protobuf
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import Port, open_port
 
 QUICK: Final = Timings(
-    dead_s=0.3, connect_s=2.0, report_s=0.05, lost_s=(0.01, 0.05), refused_s=(0.02, 0.1)
+    dead_s=2 * PATIENCE_S,
+    connect_s=2 * PATIENCE_S,
+    report_s=0.05,
+    lost_s=(0.01, 0.05),
+    refused_s=(0.02, 0.1),
 )
-"""As in production, but for impatient tests."""
+"""For impatient tests: what comes again comes soon, and no stream is given up because the machine
+was busy with something else. Who tests that shortens it."""
 
 
 class Talk:
@@ -159,6 +165,8 @@ class FakeDisk:
         self.snapshot: list[object] = []
         self.rollbacks: list[tuple[Position, bool, bool]] = []
         self.refuse: Callable[[], None] = lambda: None
+        self.asks: Exception | None = None
+        """Unless it is forced, it does not roll back but raises this."""
         self.slow: Callable[[], Awaitable[Any]] | None = None
         self.busy = False
         self.changed = asyncio.Event()
@@ -201,6 +209,8 @@ class FakeDisk:
 
     async def roll_back(self, fork: Position, *, higher: bool, forced: bool) -> None:
         await self._work()
+        if self.asks is not None and not forced:
+            raise self.asks
         self.rollbacks.append((fork, higher, forced))
         self._at(fork)
 
@@ -292,7 +302,7 @@ async def following(
         if start:
             replica.follow.start()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 yield World(leader, port, replica)
         finally:
             await replica.follow.stop()

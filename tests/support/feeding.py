@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,6 +27,7 @@ from petsem.replication.session.feed import PROTOCOL
 from petsem.server.cluster_view import ClusterView
 from petsem.server.datadir import NodeIdentity
 from petsem.server.peer.dial import STREAM, error_of, peer_channel
+from petsem.server.peer.handlers import PeerStream, Send
 from petsem.server.peer.identity import TlsMaterial
 from petsem.server.peer.membership import Member
 from petsem.server.peer.server import start_peer
@@ -36,6 +37,7 @@ from petsem.server.replica.followers import Followers
 from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf, position_to_protobuf
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import ANY_PORT, Authority, now_ms
 
 CLUSTER: Final = bytes(range(16))
@@ -115,6 +117,21 @@ class Source:
 
 
 @dataclass
+class Held:
+    """A message on its way out, and all that come after it on the same stream."""
+
+    holds: Callable[[pb.FromLeader], bool]
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    """There is such a message, and it waits."""
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def passed(self, message: pb.FromLeader) -> None:
+        if not self.free.is_set() and self.holds(message):
+            self.reached.set()
+            await self.free.wait()
+
+
+@dataclass
 class Feeder:
     """A node that feeds from a source, with its peer port open."""
 
@@ -126,6 +143,30 @@ class Feeder:
     clock: ManualClock
     authority: Authority
     address: str = ""
+    _held: list[Held] = field(default_factory=list)
+
+    @contextmanager
+    def holding(self, holds: Callable[[pb.FromLeader], bool]) -> Iterator[Held]:
+        """Until the end of the block, messages of which `holds` is true do not leave."""
+        held = Held(holds)
+        self._held.append(held)
+        try:
+            yield held
+        finally:
+            self._held.remove(held)
+            held.free.set()
+
+    async def stream(
+        self, member: Member, requests: AsyncIterator[pb.FromReplica], send: Send
+    ) -> None:
+        """The feed's, behind what holds messages."""
+
+        async def passing(raw: bytes) -> None:
+            for held in list(self._held):
+                await held.passed(pb.FromLeader.FromString(raw))
+            await send(raw)
+
+        await self.feed.stream(member, requests, passing)
 
     def change(self, *numbers: int, **options: Any) -> Position:
         """A transaction of the source that the followers are told of."""
@@ -145,7 +186,7 @@ class Feeder:
         """A node that has opened the stream and said nothing."""
         channel = peer_channel(self.authority.issue(name), CLUSTER, self.address)
         opened: Any = channel.stream_stream(STREAM, None, None)
-        call = opened(timeout=60)
+        call = opened(timeout=PATIENCE_S)
         try:
             yield Follower(name, call)
         finally:
@@ -231,7 +272,7 @@ class Follower:
 
     async def until(self, position: Position, *, acks: bool = True) -> None:
         """Take in what comes until it is at `position`."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while self.taking or self.at != position:
                 message = await self.next()
                 assert message is not None
@@ -324,15 +365,17 @@ async def feeding(
             heartbeat_s=heartbeat_s,
             **options,
         )
+        node = Feeder(source, feed, followers, snapshots, view, clock, authority)
         server = await start_peer(
-            [feed.method],
+            [PeerStream(STREAM, pb.FromReplica, node.stream)],
             bind=ANY_PORT,
             own=_Own(name, authority.issue(name)),  # type: ignore[arg-type]
             members=Anybody(),  # type: ignore[arg-type]
             clock=clock,
         )
+        node.address = server.address
         try:
-            yield Feeder(source, feed, followers, snapshots, view, clock, authority, server.address)
+            yield node
         finally:
             await server.stop(0)
 

@@ -30,6 +30,7 @@ from petsem.server.peer.membership import Members
 from petsem.server.peer.server import PeerServer, start_peer
 from petsem.server.service.nodes import Nodes
 from petsem.server.service.writes import Writes
+from tests.support.patience import PATIENCE_S
 from tests.unit.server.cluster import Cluster
 
 R = TypeVar("R", bound=Message)
@@ -114,7 +115,7 @@ class Port:
     async def ask(self, tls: TlsMaterial, path: str, request: Message, reply: type[R]) -> R:
         """One unary call over a connection of its own."""
         async with self.channel(tls) as channel:
-            return await ask(channel, path, request, reply, timeout_s=10)
+            return await ask(channel, path, request, reply, timeout_s=PATIENCE_S)
 
     async def refused(self, tls: TlsMaterial, path: str, request: Message) -> tuple[str, str]:
         """The code and message with which a unary call is refused."""
@@ -127,7 +128,7 @@ class Port:
     async def stream_refused(self, tls: TlsMaterial, path: str) -> tuple[str, str]:
         """The same of a stream, to which nothing is sent."""
         async with self.channel(tls) as channel:
-            call = channel.stream_stream(path, None, None)(timeout=10)
+            call = channel.stream_stream(path, None, None)(timeout=PATIENCE_S)
             try:
                 await call.read()
             except grpc.aio.AioRpcError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from petsem.model import Position
 from tests.support.fleet import Member
 from tests.support.keep_alive import KeepAlive, Unanswered
+from tests.support.patience import PATIENCE_S
 
 PATH = "/v1/orgs/acme/apps/web/secrets"
 _LATER = (429, 503, 504)
@@ -39,7 +40,7 @@ class WriteLoad:
         """How many writes were acknowledged."""
         return len(self.keys)
 
-    async def more(self, count: int, within_s: float = 60) -> None:
+    async def more(self, count: int, within_s: float = 2 * PATIENCE_S) -> None:
         """Until so many more writes were acknowledged."""
         goal = self.answers + count
         async with asyncio.timeout(within_s):

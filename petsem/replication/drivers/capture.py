@@ -90,6 +90,11 @@ class Capture:
         """Pages of transactions that are not in the log yet."""
         return self._waiting_pages + self._unread_frames()
 
+    def disturbed(self) -> None:
+        """Somebody else has changed the database, and may have copied and restarted the WAL since:
+        only a snapshot is whole. Call it before `committed`."""
+        self._lose()
+
     def committed(self, frames: int, position: Position, at_ms: int) -> None:
         """The transaction at `position` was committed, and SQLite counts `frames` in the WAL. Its
         frames are read when they are written to the log, or sooner if there are many."""
@@ -137,8 +142,11 @@ class Capture:
 
     def before_checkpoint(self, frames: int) -> bool:
         """Have all that a checkpoint may take from the WAL in the log, on the disk; whether the
-        WAL, of `frames` frames by SQLite's count, may be copied. Raises OSError."""
+        WAL, of `frames` frames by SQLite's count now, may be copied. Raises OSError."""
         self.write(merged=True)
+        if frames != self._tail.frames and self._has_more(frames):
+            self._lose()
+            self.write(merged=True)
         self.log.sync()
         return self._tail.allow_restart(frames)
 
@@ -187,6 +195,13 @@ class Capture:
         """Let go of the files, but not of the log."""
         self._tail.close()
         self._file.close()
+
+    def _has_more(self, frames: int) -> bool:
+        """Whether the WAL has what nobody told of, or has lost something."""
+        try:
+            return bool(self._tail.read(frames))
+        except WalLost:
+            return True
 
     def _lose(self) -> None:
         """What waits cannot be logged one by one any more."""
@@ -285,7 +300,7 @@ class Capture:
         assert end is not None
         for pgno in self.table.unknown({1, *numbers}, size):
             page = self._file.read(pgno)
-            if page is None or self._waits(pgno, page):
+            if page is None or (self._waits(pgno, page) and self._was_copied()):
                 raise WalLost(f"page {pgno} is not what it was before it was changed")
             if pgno == 1:
                 page = normalise(page, end.epoch, end.txid)
@@ -296,6 +311,14 @@ class Capture:
         return any(
             each.commit.page(pgno) == page for each in self._waiting if pgno in each.commit.found
         )
+
+    def _was_copied(self) -> bool:
+        """Whether somebody copied what waits into the file. SQLite copies pages in their order, so
+        the lowest one of the first transaction is there before any other. A single page proves
+        nothing: one of an index is what it was once an entry has come and gone."""
+        lowest = min(self._waiting[0].commit.found)
+        page = self._file.read(lowest)
+        return page is not None and self._waits(lowest, page)
 
     def _write_snapshot(self, position: Position, at_ms: int) -> None:
         tail = WalTail(Path(f"{self._database}-wal"))

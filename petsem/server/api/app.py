@@ -1,9 +1,10 @@
 """The Litestar application: every route of the policy, and nothing else.
 
 Guarantees: it is not built if a route has no entry in the policy or an entry has no route, so the
-policy is the whole of what is served. What Litestar answers by itself (an unknown path, a method
-that a path does not take) has the shape of every other error. It opens no connection and starts
-no task; uvicorn serves it, behind `http_protocol`.
+policy is the whole of what is served (a HEAD, of the probes alone, counts as their GET). What
+Litestar answers by itself (an unknown path, a method that a path does not take) has the shape of
+every other error. It opens no connection and starts no task; uvicorn serves it, behind
+`http_protocol`.
 """
 
 from __future__ import annotations

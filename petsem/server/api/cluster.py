@@ -61,8 +61,9 @@ async def _promote(ask: Ask) -> http.KekInfo:
 
 async def _retire(ask: Ask) -> http.KekInfo:
     principal = ask.authorize()
-    await ask.no_body()
-    return await ask.node.keyring.retire(principal, ask.call(), ask.parameter("key_id"))
+    body = await ask.body(http.KekRetirement, otherwise=http.KekRetirement())
+    key_id = ask.parameter("key_id")
+    return await ask.node.keyring.retire(principal, ask.call(), key_id, body.force)
 
 
 async def _rewrap(ask: Ask) -> http.KeyringProgress:
@@ -197,7 +198,11 @@ ROUTES: Final = (
         handle=_retire,
         tag="keyring",
         summary="Retire a KEK",
-        about="Marks a KEK that wraps nothing any more as one that may be taken out of keyrings.",
+        about="Marks a KEK that wraps nothing any more as one that may be taken out of keyrings. "
+        "Refused while a live node keeps a lost branch that may need it, but with `force`.",
+        body=http.KekRetirement,
+        body_optional=True,
+        body_examples=(("as it should be", http.KekRetirement()),),
         reply=http.KekInfo,
         examples=(("retired", examples.RETIRED_KEK),),
         fails=(Code.NOT_FOUND,),

@@ -59,7 +59,9 @@ def routes(metrics: Metrics, *, open_metrics: bool) -> tuple[Route, ...]:
             tag="operation",
             summary="Is the process alive?",
             own=True,
-            about="Answers as long as the process does; a load balancer should ask `/readyz`.",
+            head=True,
+            about="Answers as long as the process does; a load balancer should ask `/readyz`. HEAD "
+            "is answered in the same way, without the body.",
             reply=http.Health,
             examples=(("alive", http.Health(status="ok")),),
         ),
@@ -70,7 +72,9 @@ def routes(metrics: Metrics, *, open_metrics: bool) -> tuple[Route, ...]:
             tag="operation",
             summary="Should this node be asked?",
             own=True,
-            about="200 if it should. If not, 503, and `reasons` in the details says why not.",
+            head=True,
+            about="200 if it should. If not, 503, and `reasons` in the details says why not. HEAD "
+            "is answered in the same way, without the body.",
             reply=http.Ready,
             examples=(("ready", http.Ready(ready=True)),),
             fails=(Code.UNAVAILABLE,),

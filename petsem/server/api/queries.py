@@ -49,7 +49,7 @@ class Page(_Query, frozen=True):
 class ListQuery(_Query, frozen=True):
     """Which version's names."""
 
-    version: Annotated[_Version, Meta(description="the current one if left out")] | None = None
+    version: Annotated[_Version, Meta(description="0, the default, is the current one")] = 0
 
 
 class VersionPage(_Query, frozen=True):

@@ -49,9 +49,10 @@ class Reply:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it; to a HEAD all but the body, whose length is said."""
+        body = b"" if scope.get("method") == "HEAD" else self.body
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def json_reply(status: int, content: Any, headers: Iterable[Header] = ()) -> Reply:

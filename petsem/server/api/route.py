@@ -49,7 +49,7 @@ class Route:
     `names` are those that the policy is decided on, for the documentation. `fails` are the codes
     that this route can answer beside those that every route, or every write, can. On a replica a
     route that `writes` is passed on to the leader; one that is about the node's `own` state never
-    goes to another.
+    goes to another. With `head` it answers HEAD too, as it answers GET but for the body.
     """
 
     method: str
@@ -70,6 +70,7 @@ class Route:
     writes: bool = False
     own: bool = False
     opened: bool | None = None
+    head: bool = False
 
     @property
     def rule(self) -> Rule | None:
@@ -109,9 +110,10 @@ def litestar_handler(
     async def handle() -> ASGIApp:
         return serve
 
+    methods: Any = [route.method, "HEAD"] if route.head else route.method
     return HTTPRouteHandler(
         route.path.replace("}", ":str}"),
-        http_method=route.method,  # type: ignore[arg-type]
+        http_method=methods,
         name=route.label,
         status_code=route.status,
         include_in_schema=False,

@@ -27,7 +27,7 @@ SECRETS: Final = APP + "/secrets"
 async def _list(ask: Ask) -> http.SecretList:
     org, app = ask.org, ask.app
     principal = ask.authorize(Names(org, app, filterable=True))
-    return ask.node.secrets.list(principal, org, app, ask.query(ListQuery).version)
+    return ask.node.secrets.list(principal, org, app, ask.query(ListQuery).version or None)
 
 
 async def _patch(ask: Ask) -> http.SecretsPatched:

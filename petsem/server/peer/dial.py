@@ -29,6 +29,8 @@ M = TypeVar("M", bound=Message)
 JOIN: Final = "/petsem.v1.Peer/Join"
 RENEW: Final = "/petsem.v1.Peer/Renew"
 FORWARD: Final = "/petsem.v1.Peer/Forward"
+REVOKE: Final = "/petsem.v1.Peer/Revoke"
+COMPARE: Final = "/petsem.v1.Peer/Compare"
 STREAM: Final = "/petsem.v1.Replication/Stream"
 
 OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (

@@ -1,7 +1,7 @@
 """`Peer.Join` and `Peer.Renew`: membership over the peer port.
 
-What else the port answers (`Peer.Forward`, `Replication.Stream`) is handed to `start_peer` beside
-these.
+What else the port answers (`Peer.Forward`, `Peer.Compare`, `Replication.Stream`) is handed to
+`start_peer` beside these.
 """
 
 from __future__ import annotations

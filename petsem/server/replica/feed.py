@@ -135,10 +135,11 @@ class Feed:
                 following.durable = session.at
                 following.needs_from = session.at.txid
             stream = FollowerStream(self._supply, session, following, send)
-            await send(pb.FromLeader(welcome=self._welcome(branch)).SerializeToString())
+            welcome = pb.FromLeader(welcome=self._welcome(branch)).SerializeToString()
             if said.asks:
-                return
-            await self._serve(stream, following, requests, session.state)
+                await send(welcome)
+            else:
+                await self._serve(stream, welcome, following, requests, session.state)
         except Unfit as unfit:
             if unfit.rule is Rule.DEPOSED:
                 # This node leads no more, and hears of it here first.
@@ -148,15 +149,17 @@ class Feed:
     async def _serve(
         self,
         stream: FollowerStream,
+        welcome: bytes,
         following: Following,
         requests: AsyncIterator[pb.FromReplica],
         state: State,
     ) -> None:
+        # Before anything is awaited: what becomes of the branch from here on is news to it.
         self._followers.joined(following)
         self._streams.add(stream)
         log.info("follower_connected", node=following.node_id, begins_with=state.name.lower())
         try:
-            await stream.run(requests)
+            await stream.run(welcome, requests)
         finally:
             self._streams.discard(stream)
             self._followers.left(following)

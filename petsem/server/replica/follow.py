@@ -19,7 +19,7 @@ import structlog
 
 from petsem.errors import Code, PetsemError
 from petsem.replication.session.backoff import Backoff
-from petsem.replication.session.follow import Broken, Own, Rule
+from petsem.replication.session.follow import Broken, Own
 from petsem.server.peer.dial import STREAM, peer_channel
 from petsem.server.peer.identity import OwnCertificate
 from petsem.server.replica import messages
@@ -154,8 +154,6 @@ class Follow:
         call = channel.stream_stream(STREAM, None, None)()  # type: ignore[call-arg]
 
         def welcomed(node_id: str) -> None:
-            if candidate.node_id not in (None, node_id):
-                raise Broken(Rule.PATH)
             self._upstream.set(asking, node_id)
             log.info("following", node=node_id, path=list(parts.view.path))
 
@@ -164,6 +162,7 @@ class Follow:
             hello.SerializeToString(),
             own,
             parts,
+            expected=candidate.node_id,
             welcomed=welcomed,
             heard=self._heard,
             forced=self._accepted,

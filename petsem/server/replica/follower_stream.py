@@ -73,8 +73,10 @@ class FollowerStream:
             self._fork = fork
         self._wake.set()
 
-    async def run(self, requests: AsyncIterator[pb.FromReplica]) -> None:
-        """Feed until the follower leaves, or has to begin anew; raises whatever ends it."""
+    async def run(self, welcome: bytes, requests: AsyncIterator[pb.FromReplica]) -> None:
+        """Feed, after the welcome, until the follower leaves or has to begin anew; raises whatever
+        ends it."""
+        await self._say(welcome)
         tasks = [
             asyncio.create_task(each)
             for each in (self._listen(requests), self._beat(), self._feed())
@@ -120,8 +122,9 @@ class FollowerStream:
         session = self._session
         while True:
             self._wake.clear()
-            if self._rolled_back():
-                await self._roll_back_to(self._fork)
+            fork = self._lost()
+            if fork is not None:
+                await self._roll_back_to(fork)
                 return
             match session.state:
                 case State.FORKED:
@@ -141,9 +144,12 @@ class FollowerStream:
                         continue
             await self._wake.wait()
 
-    def _rolled_back(self) -> bool:
-        fork, at = self._fork, self._session.at
-        return fork is not None and at is not None and at.txid > fork.txid
+    def _lost(self) -> Position | None:
+        """The fork, if the follower was sent what came after it. It is asked once for each: what
+        goes out from here on is of the branch that there is now."""
+        fork, self._fork = self._fork, None
+        at = self._session.at
+        return fork if fork is not None and at is not None and at.txid > fork.txid else None
 
     async def _roll_back_to(self, fork: Position | None) -> None:
         assert fork is not None
@@ -180,6 +186,9 @@ class FollowerStream:
             return True
         for group in groups:
             for file in await merged(group):
+                if self._fork is not None:
+                    # It was read from a branch that may be no more.
+                    return True
                 message = file.message()
                 if len(group) == 1:
                     files.keep(at, file.position, message)
@@ -195,7 +204,7 @@ class FollowerStream:
             self._full = True
             self._wake.clear()
             await self._wake.wait()
-            if self._rolled_back():
+            if self._fork is not None:
                 return False
         self._full = False
         # Before it is on its way, or its ack could be here first.
@@ -207,6 +216,9 @@ class FollowerStream:
         session, following = self._session, self._following
 
         async def emit(message: pb.FromLeader) -> None:
+            if self._fork is not None:
+                # Its pages were read from a file that has lost a part since.
+                raise unavailable("this node has dropped a branch; connect again")
             await self._say(message.SerializeToString())
 
         def begun(at: Position) -> None:

@@ -94,14 +94,6 @@ class Followers:
         }
         return sorted(found)
 
-    def held_by(self, count: int) -> Position | None:
-        """The latest position that `count` nodes are known to have on their disk."""
-        assert count > 0
-        ends = {node: end for each in self._open() for node, end in self._durable_of(each)}
-        ours = [end for end in ends.values() if holds(self._epochs(), end)]
-        ours.sort(key=lambda end: end.txid, reverse=True)
-        return ours[count - 1] if len(ours) >= count else None
-
     async def wait(self, position: Position, count: int, timeout_s: float) -> list[str]:
         """Wait until `count` nodes have `position`, at most `timeout_s`; those that have it."""
         found = self.durable_at(position)
@@ -124,11 +116,6 @@ class Followers:
         self._forget()
         needs = [each.needs_from for each in self._nodes.values() if each.needs_from is not None]
         return min(needs, default=None)
-
-    def forget(self, node_id: str) -> None:
-        """The node is no member any more."""
-        self._nodes.pop(node_id, None)
-        self._tell()
 
     def joined(self, following: Following) -> None:
         """A stream was opened; one that the node had before counts no more."""

@@ -19,7 +19,7 @@ import grpc
 
 from petsem import limits
 from petsem.errors import unavailable
-from petsem.replication.session.follow import FollowSession, Own
+from petsem.replication.session.follow import Broken, FollowSession, Own, Rule
 from petsem.replication.session.from_leader import (
     Heartbeat,
     Message,
@@ -47,6 +47,7 @@ REMEMBER_EVERY_S: Final = 10.0
 
 class Following:
     """One stream over `call`. `welcomed` is told once who answers, `heard` at each heartbeat.
+    `expected` is the id of the node that was dialled, None if it was dialled by its address alone.
 
     `forced`: an operator has accepted that this node's own branch is dropped. `best`: there is no
     node that should rather be followed.
@@ -59,6 +60,7 @@ class Following:
         own: Own,
         parts: FollowParts,
         *,
+        expected: str | None,
         welcomed: Callable[[str], None],
         heard: Callable[[], None],
         forced: bool = False,
@@ -66,6 +68,7 @@ class Following:
     ) -> None:
         self._call = call
         self._parts = parts
+        self._expected = expected
         self._welcomed = welcomed
         self._heard = heard
         self._best = best
@@ -94,12 +97,16 @@ class Following:
             while True:
                 await self._perform(await self._inbox.next())
         finally:
+            self.storing.close()
             self._outgoing.close()
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
 
     async def _perform(self, item: Item | Batch) -> None:
+        if isinstance(item, Welcome) and self._expected not in (None, item.node_id):
+            # Before anything that it says is bound or shown.
+            raise Broken(Rule.PATH)
         await self.storing.perform(item)
         if isinstance(item, Welcome):
             self._welcomed(item.node_id)

@@ -1,8 +1,9 @@
 """Keeping a branch that this node is about to give up.
 
 Guarantees: before a transaction of it is overwritten, `lost/FORK-to-END/` holds all of them as LTX
-files, durably, with `names.json` beside them: what they were about, never a value. Where the log no
-longer reaches back to the fork, one LTX file holds the whole database instead. A branch that was
+files, durably, with `names.json` beside them: what they were about, never a value, and `keks.json`:
+which KEKs they need. Where the log no longer reaches back to the fork, one LTX file holds the whole
+database instead. A branch that was
 saved is not saved twice. Without room on the disk nothing is given up.
 
 Nobody is asked if the other branch is the newer one and this one is short: at most
@@ -33,6 +34,7 @@ from petsem.replication.ltx import Encoder, Header, format_name
 from petsem.server import files
 from petsem.server.database import ReadPool
 from petsem.server.datadir import DataDir
+from petsem.server.replica import lost_keks
 from petsem.server.replica.errors import NeedsOperator
 from petsem.server.replica.lost_names import LostNames, only_epochs, read_names
 from petsem.server.space import free_bytes
@@ -135,6 +137,7 @@ def save(datadir: DataDir, log: TransactionLog, pool: ReadPool, branch: Branch) 
             "transactions": branch.transactions,
             **names.body,
         }
+        lost_keks.write(pool, directory)
         encoded = msgspec.json.format(msgspec.json.encode(body), indent=2)
         files.write_atomic(directory / NAMES, encoded + b"\n")
     except BaseException:

@@ -127,6 +127,10 @@ async def _replay(found: Recovered, synced: int | None, datadir: DataDir, helper
     base, end = found.log.base, found.log.end
     if base is None or end is None or end.txid == 0:
         return
+    if synced is None and end != base:
+        # Its disk failed when a snapshot had just been applied: what the log has would undo a part.
+        found.problem = "the log is of the database that the last snapshot has replaced"
+        return
     start = base if synced is None else found.log.position_of(synced)
     if start is None:
         what = "misses" if synced is not None and synced <= end.txid else "ends before"

@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
 
+import apsw
 import structlog
 
 from petsem import limits
@@ -28,6 +29,7 @@ from petsem.replication import steps
 from petsem.replication.drivers import page_checksums
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log_types import DamagedRecord, LogError
+from petsem.replication.retention import DEFAULT, Retention
 from petsem.replication.rolling import PageChecksums
 from petsem.server import sql
 from petsem.server.changes import Changes
@@ -44,6 +46,7 @@ from petsem.server.replica.receiving import Receiving
 from petsem.server.replica.recovery import Recovered, recover
 from petsem.server.replica.scanning import scan_all
 from petsem.server.replica.upkeep import Upkeep, trim
+from petsem.server.schema import too_new_to_read
 from petsem.server.space import Space
 
 log = structlog.get_logger(__name__)
@@ -106,7 +109,7 @@ class ReplicaStore:
         self._has_data = found.at is not None
         self._applying = self._applying_from(found.at or _NOWHERE)
         if found.at is not None:
-            view.has_applied(found.at)
+            self._now_at(found.at)
         if found.problem is not None:
             log.error("replica_needs_snapshot", message=found.problem)
 
@@ -291,14 +294,13 @@ class ReplicaStore:
         if self._has_data:
             await self._upkeep.sync()
 
-    async def trim(self, floor_txid: int | None) -> None:
+    async def trim(self, floor_txid: int | None, bounds: Retention = DEFAULT) -> None:
         """Shorten the log to what recovery and the followers need; they have `floor_txid`."""
         needed = self._datadir.read_state().synced_txid
         if needed is not None and not self.needs_snapshot:
             with _disk():
-                await offload(
-                    self._helper, trim, self.log, needed, floor_txid, self._clock.unix_ms()
-                )
+                now_ms = self._clock.unix_ms()
+                await offload(self._helper, trim, self.log, needed, floor_txid, now_ms, bounds)
 
     async def log_damaged(self, txid: int) -> None:
         """The record that holds `txid` was read and does not hold: set it aside. This node's
@@ -340,10 +342,19 @@ class ReplicaStore:
 
     def _was_applied(self, position: Position, pages: int) -> None:
         self._upkeep.wrote(pages)
-        self._view.has_applied(position)
-        self._changes.publish_all()
+        self._now_at(position)
+        self._changes.publish_applied()
         for tell in self.listeners.applied:
             tell(position)
+
+    def _now_at(self, position: Position) -> None:
+        """Readers see `position`, if this program is one that may read it."""
+        with contextlib.suppress(apsw.Error, PetsemError), self._pool.reading() as db:
+            unreadable = too_new_to_read(db)
+            if unreadable != self._view.unreadable:
+                log.warning("schema_changed", message=unreadable or "the data can be read again")
+            self._view.unreadable = unreadable
+        self._view.has_applied(position)
 
     def _not_applied(self, what: str, error: Exception) -> None:
         if isinstance(error, DamagedRecord):
@@ -365,7 +376,7 @@ class ReplicaStore:
         self._applying = self._applying_from(at)
         for jump in self.listeners.jumped:
             jump()
-        self._view.has_applied(at)
+        self._now_at(at)
         self._changes.publish_all()
         for tell in (*self.listeners.durable, *self.listeners.applied):
             tell(at)

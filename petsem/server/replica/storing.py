@@ -52,6 +52,7 @@ class Storing:
                 if self._progress is not None:
                     self._progress.reached(item.first_page + item.count)
             case SnapshotBegin():
+                self.close()
                 self._progress = Progress(self._parts.clock, item.pages, item.first_page)
                 await disk.begin_snapshot(item.at, item.pages, item.first_page)
             case SnapshotEnd():
@@ -60,6 +61,11 @@ class Storing:
                 await self._welcome(item)
             case Rollback():
                 await self._roll_back(item)
+
+    def close(self) -> None:
+        """The stream is over; a snapshot on its way is, too."""
+        if self._progress is not None:
+            self._progress.close()
 
     async def _welcome(self, said: Welcome) -> None:
         parts = self._parts

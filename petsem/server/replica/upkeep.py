@@ -20,7 +20,7 @@ from petsem.model import Position
 from petsem.replication.drivers.apply import Applier
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.image import PAGE_SIZE
-from petsem.replication.retention import droppable
+from petsem.replication.retention import DEFAULT, Retention, droppable
 from petsem.server.datadir import DataDir
 from petsem.server.replica.install import remember_synced
 from petsem.server.replica.offload import offload
@@ -28,6 +28,8 @@ from petsem.server.replica.offload import offload
 log = structlog.get_logger(__name__)
 
 _SEGMENT_MS: Final = 24 * 3600 * 1000
+_SEGMENTS_OF_AGE: Final = 7
+"""Only whole segments go, so one takes in no more than this part of the age that is allowed."""
 
 
 class Upkeep:
@@ -103,26 +105,17 @@ def trim(
     needed_txid: int,
     floor_txid: int | None,
     now_ms: int,
-    *,
-    most_bytes: int = limits.LOG_MAX_BYTES,
-    most_age_s: float = limits.LOG_MAX_AGE_S,
-    kept_bytes: int = limits.LOG_KEPT_BYTES,
+    bounds: Retention = DEFAULT,
 ) -> None:
     """Drop whole segments that nobody needs: followers have everything up to `floor_txid` (None:
     there are none), recovery needs what follows `needed_txid`. Beyond the bounds the oldest go
     though a follower needs them; it takes a snapshot then."""
     acknowledged = needed_txid if floor_txid is None else min(floor_txid, needed_txid)
-    txid = droppable(
-        transactions.segments,
-        acknowledged,
-        now_ms,
-        most_bytes=most_bytes,
-        most_age_s=most_age_s,
-        kept_bytes=kept_bytes,
-    )
+    txid = droppable(transactions.segments, acknowledged, now_ms, bounds)
     if txid is not None:
         transactions.drop_before(min(txid, needed_txid))
     last = transactions.segments[-1:]
-    if last and last[0].oldest_ms is not None and now_ms - last[0].oldest_ms > _SEGMENT_MS:
+    segment_ms = min(_SEGMENT_MS, bounds.most_age_s * 1000 / _SEGMENTS_OF_AGE)
+    if last and last[0].oldest_ms is not None and now_ms - last[0].oldest_ms > segment_ms:
         # Else what was destroyed would stay in a segment that a quiet cluster never fills.
         transactions.roll()

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from petsem import limits
 from petsem.errors import Code, PetsemError, invalid, unavailable
-from petsem.server.peer.dial import FORWARD, error_of
+from petsem.server.peer.dial import FORWARD, ask, error_of
 from petsem.server.replica.messages import is_its_own_word
 from petsem.wire import petsem_pb2 as pb
+
+M = TypeVar("M", bound=Message)
 
 RECONNECT_S: Final = 1.0
 """How long a request waits for a connection: one that is made anew stands by then."""
@@ -82,6 +84,13 @@ class Upstream:
                 raise
             # Not this request was ended but the connection, by whoever follows over it.
             raise (_lost() if changes else unavailable("the connection ended")) from None
+
+    async def ask(self, path: str, request: Message, reply: type[M], timeout_s: float) -> M:
+        """Its reply to a call of the peer port that is safe to repeat."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + timeout_s
+        channel = await self._wait(min(timeout_s, RECONNECT_S))
+        return await ask(channel, path, request, reply, timeout_s=ends_s - loop.time())
 
     async def _wait(self, timeout_s: float) -> grpc.aio.Channel:
         """The channel, also if it only connects within this time."""

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from petsem import limits
 from petsem.errors import Code, PetsemError, invalid
+from petsem.server.api.reply import SECURITY_HEADERS
 from petsem.server.auth import Request
 from petsem.server.forward import request_of
 from petsem.server.node import Node
@@ -87,8 +88,7 @@ class _Connect:
         sent = [
             (b"content-type", media_type),
             (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
-            (b"x-content-type-options", b"nosniff"),
+            *SECURITY_HEADERS,
             *headers,
         ]
         await send({"type": "http.response.start", "status": status, "headers": sent})

@@ -16,6 +16,7 @@ import structlog
 from google.protobuf import json_format
 
 from petsem.errors import Code, PetsemError
+from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import DETAIL_TYPE, STATUS_KEY, encode_status, error_detail
 
 GRPC_STATUS: Final[dict[Code, grpc.StatusCode]] = {
@@ -50,6 +51,8 @@ REST routes where Connect leaves no choice: `stale` is 400 here."""
 
 TOO_LARGE: Final = "TOO_LARGE"
 RETRY_AFTER_S: Final = 1
+"""What a client is told to wait when whoever raised the error did not say, as over HTTP."""
+_LATER: Final = frozenset({Code.LIMIT, Code.UNAVAILABLE})
 INTERNAL: Final = PetsemError(Code.INTERNAL, "internal error; see the node's log")
 
 Header = tuple[bytes, bytes]
@@ -70,7 +73,7 @@ def grpc_error(
 ) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """What to abort an RPC with: status, message, trailing metadata."""
     status = GRPC_STATUS[error.code]
-    detail = error_detail(error, server_time_ms)
+    detail = _detail(error, server_time_ms)
     packed = encode_status(status.value[0], error.message, detail)
     return status, error.message, ((STATUS_KEY, packed),)
 
@@ -84,9 +87,9 @@ def connect_error(error: PetsemError, server_time_ms: int) -> tuple[int, bytes, 
     headers: list[Header] = []
     if error.code is Code.UNAUTHENTICATED:
         headers.append((b"www-authenticate", b'Bearer realm="petsem"'))
-    elif error.code in (Code.LIMIT, Code.UNAVAILABLE):
-        headers.append((b"retry-after", b"%d" % (error.detail.retry_after_s or RETRY_AFTER_S)))
-    detail = error_detail(error, server_time_ms)
+    detail = _detail(error, server_time_ms)
+    if error.code in _LATER:
+        headers.append((b"retry-after", b"%d" % detail.retry_after_s))
     shown = {
         "type": DETAIL_TYPE,
         # Connect leaves the padding out.
@@ -95,6 +98,13 @@ def connect_error(error: PetsemError, server_time_ms: int) -> tuple[int, bytes, 
         "debug": json_format.MessageToDict(detail),
     }
     return http_status, connect_body(connect_code(status), error.message, [shown]), headers
+
+
+def _detail(error: PetsemError, server_time_ms: int) -> pb.ErrorDetail:
+    detail = error_detail(error, server_time_ms)
+    if error.code in _LATER and not detail.HasField("retry_after_s"):
+        detail.retry_after_s = RETRY_AFTER_S
+    return detail
 
 
 def connect_code(status: grpc.StatusCode) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from petsem import limits
-from petsem.errors import Code, PetsemError, invalid, unavailable
+from petsem.errors import Code, PetsemError, invalid
 from petsem.model import check_org
 from petsem.server import policy
 from petsem.server.auth import Request
@@ -134,8 +134,9 @@ class Methods:
         return await self._passing.call(path, request, message, error)
 
     def _require_data(self) -> None:
-        if self._passing.reads_elsewhere():
-            raise unavailable("this node has not received its data yet; ask another node")
+        refusal = self._passing.refusal()
+        if refusal is not None:
+            raise refusal
 
     async def watch(
         self, request: Request, message: pb.WatchRequest

@@ -14,8 +14,8 @@ import grpc
 
 from petsem import limits
 from petsem.errors import unavailable
-from petsem.server.config import GrpcConfig
 from petsem.server.config_keys import Address
+from petsem.server.live_tls import LiveTls
 from petsem.server.node import Node
 from petsem.server.rpc.handlers import Handlers, anybody, caller_of
 from petsem.server.rpc.health import NAME as HEALTH
@@ -24,7 +24,6 @@ from petsem.server.rpc.methods import Methods
 from petsem.server.rpc.poller import schedule_as_batch
 from petsem.server.rpc.reflection import Reflection
 from petsem.server.rpc.streams import Streams
-from petsem.server.tls import grpc_credentials
 
 SERVICES: Final = ("petsem.v1.Secrets", "petsem.v1.Tokens")
 OPEN_STREAMS_MAX: Final = 64
@@ -40,7 +39,7 @@ OPTIONS: Final = (
     ("grpc.absolute_max_metadata_size", limits.GRPC_METADATA_MAX_BYTES),
     ("grpc.max_concurrent_streams", STREAMS_OF_A_CONNECTION),
     ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
-    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", int(limits.TLS_HANDSHAKE_S * 1000)),
     # A second process on the same port would take every other connection.
     ("grpc.so_reuseport", 0),
     # Only "identity": a compressed request costs memory before anybody knows who sent it.
@@ -59,10 +58,11 @@ OPTIONS: Final = (
 
 @dataclass(slots=True)
 class GrpcServer:
-    """A gRPC server that is listening."""
+    """A gRPC server that is listening. `tls` is for whoever watches its files; None: plain."""
 
     address: str
     port: int
+    tls: LiveTls | None
     _server: grpc.aio.Server
     _streams: tuple[Streams, ...]
 
@@ -90,20 +90,21 @@ async def start_grpc(node: Node) -> GrpcServer:
         handlers.add_exchange(exchange, caller_of, open_streams)
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((handlers,))
-    port = _bind(server, node.config.grpc)
+    config = node.config.grpc
+    tls = None if config.tls is None else LiveTls("grpc", config.tls)
+    port = _bind(server, config.bind, tls)
     await server.start()
     schedule_as_batch()
-    address = str(Address(node.config.grpc.bind.host, port))
-    return GrpcServer(address, port, server, (streams, open_streams))
+    address = str(Address(config.bind.host, port))
+    return GrpcServer(address, port, tls, server, (streams, open_streams))
 
 
-def _bind(server: grpc.aio.Server, config: GrpcConfig) -> int:
-    address = str(config.bind)
-    credentials = None if config.tls is None else grpc_credentials(config.tls)
+def _bind(server: grpc.aio.Server, bind: Address, tls: LiveTls | None) -> int:
+    address = str(bind)
     try:
-        if credentials is None:
+        if tls is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, tls.grpc_credentials())
     except RuntimeError:
         raise unavailable(
             f"the gRPC port {address} cannot be opened; is another process listening there?"

@@ -233,7 +233,7 @@ class Boot:
 
         head = read()
         incarnation = head.owner.incarnation
-        with self._stream(), self._changes.subscribed(head.app_id) as event:
+        with self._stream(), self._changes.subscribed(head.app_id, stream=True) as event:
             # What the leader never had is the version of an app that was deleted: begin anew.
             anew = after_version > head.version and self._freshness.role is Role.LEADER
             seen = -1 if anew else after_version

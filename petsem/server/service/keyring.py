@@ -1,7 +1,8 @@
 """KEKs: listing, promoting, retiring; and what is done under them.
 
 Guarantees: a KEK becomes primary only if this node holds it, and is called removable only when it
-wraps nothing. It never sends or shows a key.
+wraps nothing that lives; where it wraps something in a branch that was lost, that is said first. It
+never sends or shows a key.
 
 States: a KEK that this node holds and the cluster does not know is `waiting`. `promote` makes it
 `primary` and the one before it `retired`. `retire` marks one that wraps nothing as `retired`; it
@@ -28,7 +29,7 @@ from petsem.server.keys import Keys
 from petsem.server.rewrapping import data_keys
 from petsem.server.service.data_keys import DataKeys
 from petsem.server.service.durability import NO_FOLLOWERS, Followers
-from petsem.server.service.reports import lacking_kek, nodes_behind
+from petsem.server.service.reports import lacking_kek, needed_by_lost, nodes_behind
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import keyring as rows
 from petsem.server.store.keyring import KekRow
@@ -54,8 +55,10 @@ class KeyringService:
         source: KeyringSource,
         load: Callable[[KeyringSource], Keyring] = load_keyring,
         followers: Followers = NO_FOLLOWERS,
+        own_lost: Callable[[], pb.NodeReport] = pb.NodeReport,
     ) -> None:
         self._followers = followers
+        self._own_lost = own_lost
         self._writes = writes
         self._pool = pool
         self._keys = keys
@@ -113,8 +116,14 @@ class KeyringService:
 
         return await self._once(principal, call, job)
 
-    async def retire(self, principal: Principal, call: Call, key_id: str) -> http.KekInfo:
-        """Mark a KEK that wraps nothing as one that may be removed from keyrings."""
+    async def retire(
+        self, principal: Principal, call: Call, key_id: str, force: bool = False
+    ) -> http.KekInfo:
+        """Mark a KEK that wraps nothing as one that may be removed from keyrings.
+
+        `force` is for what it wraps in branches that are lost, and in nothing else; the answer
+        names the nodes that keep them in `lost`.
+        """
         kek_id = _check_id(key_id)
 
         def job(txn: Txn) -> http.KekInfo:
@@ -133,6 +142,13 @@ class KeyringService:
                 raise conflict(
                     f"live nodes are behind and may still need {key_id}: {_named(behind)}; retire "
                     "it when they have caught up"
+                )
+            lost = self._needed_by_lost(kek)
+            if lost and not force:
+                raise conflict(
+                    f"{key_id} may still be needed for what is kept under lost/ of "
+                    f"{_named(lost)}; make again from there what is missing and delete those "
+                    "directories, or use --force and keep the key with them"
                 )
             rows.add_waiting(txn.db, kek.purpose, kek.id)
             rows.set_state(txn.db, kek, "retired")
@@ -183,7 +199,12 @@ class KeyringService:
                 report.node
                 for report in lacking_kek(self._followers.reports(), kek.purpose, kek.id)
             ],
+            lost=[report.node for report in self._needed_by_lost(kek)],
         )
+
+    def _needed_by_lost(self, kek: KekRow) -> Sequence[pb.NodeReport]:
+        others = [report for _, report in sorted(self._followers.reports().items())]
+        return needed_by_lost([self._own_lost(), *others], kek.purpose, kek.id)
 
     def _find(self, db: apsw.Connection, kek_id: bytes) -> KekRow:
         """A KEK that the cluster knows, or at least this node holds."""

@@ -6,12 +6,13 @@ as it was said, with how long ago that was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose
 from petsem.model import Position
+from petsem.server.replica.lost_keks import EVERY
 from petsem.server.store.nodes import NodeRow
 from petsem.wire import http
 from petsem.wire import petsem_pb2 as pb
@@ -37,6 +38,18 @@ def lacking_kek(
         for _, report in sorted(reports.items())
         for keks in report.keks
         if keks.purpose == purpose.value and keks.ids and kek_id not in keks.ids
+    ]
+
+
+def needed_by_lost(
+    reports: Iterable[pb.NodeReport], purpose: Purpose, kek_id: bytes
+) -> list[pb.NodeReport]:
+    """Nodes that keep a lost branch in which this KEK wraps data keys, or may."""
+    return [
+        report
+        for report in reports
+        for keks in report.lost_keks
+        if keks.purpose == purpose.value and (kek_id in keks.ids or EVERY in keks.ids)
     ]
 
 

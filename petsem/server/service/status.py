@@ -22,6 +22,7 @@ from petsem.server.datadir import DataDir, NodeIdentity
 from petsem.server.freshness import FreshnessSource
 from petsem.server.keyring_source import KeyringSource, warn_if_inside
 from petsem.server.keys import Keys
+from petsem.server.replica.lost_keks import LostKeks
 from petsem.server.service.durability import NO_FOLLOWERS, Followers
 from petsem.server.service.keyring import KeyringService
 from petsem.server.service.reports import as_status, held_keks, unheard
@@ -58,6 +59,7 @@ class StatusService:
         freshness: FreshnessSource,
         followers: Followers = NO_FOLLOWERS,
     ) -> None:
+        self._lost_keks = LostKeks(datadir)
         self._followers = followers
         self._datadir = datadir
         self._identity = identity
@@ -73,12 +75,13 @@ class StatusService:
         """Set when the node begins to stop."""
 
     def ready(self) -> list[str]:
-        """Why this node should not be asked; empty if it should."""
+        """Why this node should not be asked; empty if it should. Anybody may hear it: no reason
+        says where on the machine anything is."""
         if self._has_nothing():
             return self._reasons([])
         try:
             with self._pool.reading() as db:
-                lacking = self._lacking(db)
+                lacking = self._lacking(db, "its keyring")
         except (apsw.Error, PetsemError):
             return ["the database cannot be read; see the node's log"]
         return self._reasons(lacking)
@@ -124,6 +127,7 @@ class StatusService:
             lag_ms=None if own.lag_ms is None else min(own.lag_ms, 2**32 - 1),
             last_error=own.last_error or "",
             keks=held_keks(self._keys.keyring),
+            lost_keks=self._lost_keks.ids(),
             path=view.path,
             ready=own.ready,
             warnings=own.warnings,
@@ -135,6 +139,9 @@ class StatusService:
         members: dict[str, NodeRow] = {}
         lacking: list[tuple[Purpose, str]] = []
         position: Position | None = None
+        applied = self._view.applied
+        if self._view.unreadable is not None and applied is not None:
+            position = Position(applied.epoch, applied.txid)
         if not self._has_nothing():
             with self._pool.snapshot() as db:
                 position = read_position(db)
@@ -169,9 +176,11 @@ class StatusService:
             return read_position(db)
 
     def _has_nothing(self) -> bool:
-        """Whether this node has no data that could be read: its database may not even have
-        tables."""
-        return not self._view.synced and self._view.role is not Role.LEADER
+        """Whether this node has no data that may be read: its database may not even have tables,
+        or others than this program knows."""
+        if self._view.role is Role.LEADER:
+            return False
+        return not self._view.synced or self._view.unreadable is not None
 
     def _last_error(self) -> str | None:
         return self._view.problem or self._writer.last_error
@@ -197,7 +206,9 @@ class StatusService:
 
     def _reasons(self, lacking: list[tuple[Purpose, str]]) -> list[str]:
         reasons = [message for purpose, message in lacking if purpose is Purpose.TOKENS]
-        if self._has_nothing():
+        if self._view.role is not Role.LEADER and self._view.unreadable is not None:
+            reasons.append(self._view.unreadable)
+        elif self._has_nothing():
             reasons.append("this node has not received its data yet")
         if self.draining:
             reasons.append("the node is stopping")
@@ -205,13 +216,16 @@ class StatusService:
             reasons.append("the writer cannot open the database; see the node's log")
         return reasons
 
-    def _lacking(self, db: apsw.Connection) -> list[tuple[Purpose, str]]:
-        """KEKs in use that this node does not hold."""
+    def _lacking(
+        self, db: apsw.Connection, keyring: str | None = None
+    ) -> list[tuple[Purpose, str]]:
+        """KEKs in use that this node does not hold; `keyring` is what to call where they go."""
+        keyring = keyring or str(self._source)
         return [
             (
                 purpose,
                 f"this node lacks the {purpose} key {kek_id.hex()}: {_WITHOUT[purpose]}; "
-                f"add it to {self._source}, then send the node SIGHUP",
+                f"add it to {keyring}, then send the node SIGHUP",
             )
             for purpose in Purpose
             for kek_id in rows.keks_in_use(db, purpose)

@@ -7,6 +7,7 @@ may be is for `minting` to say.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -176,6 +177,25 @@ class Tokens:
             position=str(position),
             durability=await self._writes.spread(position),
         )
+
+    async def revoke_lost(self, nonces: Iterable[bytes], node_id: str) -> int:
+        """End tokens that the lost branch of a node had ended; how many were live until now. One
+        that was minted on that branch, too, is not known here and needs nothing."""
+
+        def job(txn: Txn) -> int:
+            by = (f"node:{node_id}", b"")
+            at = (txn.position.epoch, txn.position.txid)
+            known = (rows.get(txn.db, nonce) for nonce in nonces)
+            ended = [
+                token
+                for token in known
+                if token is not None and rows.revoke(txn.db, token, txn.now_ms, by, at)
+            ]
+            if ended:
+                txn.changed[REVOCATIONS] = None
+            return len(ended)
+
+        return await self._writes.own(job)
 
     def list(self, org: str | None, after: str | None, limit: int) -> http.TokenList:
         """Issued tokens, oldest first; never a token itself. `after` is a page's `next`."""

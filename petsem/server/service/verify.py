@@ -141,7 +141,7 @@ class Verification:
         If there are none, it waits up to `wait_s` until one may have come, and looks once more;
         whoever wakes the waiters, as a node that stops does, gets an answer at once.
         """
-        with self._changes.subscribed(REVOCATIONS) as event:
+        with self._changes.subscribed(REVOCATIONS, stream=True) as event:
             found, position = self._page(request, org, after)
             if found or wait_s <= 0:
                 return found, position
@@ -158,7 +158,7 @@ class Verification:
             raise limited("this node has as many streams open as it takes; ask another node")
         self._streams_left -= 1
         try:
-            with self._changes.subscribed(REVOCATIONS) as event:
+            with self._changes.subscribed(REVOCATIONS, stream=True) as event:
                 while True:
                     event.clear()
                     before = after

@@ -28,6 +28,7 @@ from petsem.server.writer import Txn, Writer
 from petsem.wire import http
 
 T = TypeVar("T", bound=msgspec.Struct)
+V = TypeVar("V")
 
 KEPT_MS: Final = 24 * 3600 * 1000
 COPIES: Final = (
@@ -105,6 +106,10 @@ class Writes:
         connected = self._followers.connected
         wish: http.DurabilityWish = http.ReplicatedDurability(1) if connected else "local"
         return await durability(self._followers, wish, position, REMOVAL_WAIT_S)
+
+    async def own(self, job: Callable[[Txn], V]) -> V:
+        """The result of a write that no principal asked for but a node of the cluster."""
+        return await self._writer.submit(job)
 
     async def in_pieces(self, piece: Callable[[Txn], int]) -> None:
         """The rest of a write that would be too long for one transaction: `piece` again and again,

@@ -233,4 +233,4 @@ def test_without_the_server_extra(monkeypatch: pytest.MonkeyPatch, node: Path) -
     for arguments in (("list",), ("verify",), ("export", "out")):
         name, *rest = arguments
         result = run("log", name, str(node), *rest)
-        assert (result.exit_code, "pip install 'petsem[server]'" in result.stderr) == (1, True)
+        assert (result.exit_code, "pip install 'petsem[server]'" in result.stderr) == (2, True)

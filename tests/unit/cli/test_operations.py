@@ -65,7 +65,7 @@ def test_keyring_list_promote_retire() -> None:
     assert promoted.stdout == f"secrets key {ID} is primary\n"
     retired = run("keyring", "retire", ID, node=node)
     assert retired.stdout == f"secrets key {ID} is retired\n"
-    assert node.bodies == [{"force": True}]
+    assert node.bodies == [{"force": True}, {"force": False}]
     assert {tuple(scope[:-1]) for scope in node.scopes} == {("action = nodes:admin",)}
 
 
@@ -216,7 +216,8 @@ def test_init_check_recover_and_serve_run_the_servers_code(tmp_path: Path) -> No
     first = token_file.read_text()
     assert first.strip() not in made.stdout
     checked = run("check", str(directory), "-o", "json")
-    assert (checked.exit_code, json.loads(checked.stdout)["ok"]) == (0, True)
+    told = json.loads(checked.stdout)
+    assert (checked.exit_code, told["ok"], told["keys_missing"]) == (0, True, False)
     recovered = run("operator", "recover", str(directory))
     assert recovered.exit_code == 0
     assert token_file.read_text() != first
@@ -233,6 +234,32 @@ def test_a_check_that_finds_something_is_exit_8(tmp_path: Path) -> None:
     result = run("check", str(directory))
     assert result.exit_code == 8
     assert "problem" in result.stdout
+
+
+def test_a_check_without_a_key_does_not_pass(tmp_path: Path) -> None:
+    """It is exit 6 and said on stdout, unless the node is not to have every key; what does not
+    hold counts for more."""
+    directory = tmp_path / "ams"
+    assert run("init", str(directory), "--region", "ams").exit_code == 0
+    whole = run("check", str(directory))
+    assert (whole.exit_code, whole.stdout.splitlines()[0]) == (
+        0,
+        "everything that was looked at holds",
+    )
+    keyring = tmp_path / "ams.keyring.json"
+    keys = [key for key in json.loads(keyring.read_text())["keys"] if key["purpose"] != "cluster"]
+    keyring.write_text(json.dumps({"keys": keys}))
+    for given, code in (((), 6), (("--allow-missing-keys",), 0)):
+        told = run("check", str(directory), *given)
+        assert told.exit_code == code
+        assert "keys are missing" in told.stdout.splitlines()[0]
+        assert "no_key" in told.stdout
+        said = json.loads(run("check", str(directory), *given, "-o", "json").stdout)
+        assert (said["ok"], said["keys_missing"]) == (code == 0, True)
+        assert "no_key" in {finding["result"] for finding in said["findings"]}
+    (directory / "petsem.toml").write_text("nonsense = 1\n")
+    for given in ((), ("--allow-missing-keys",)):
+        assert run("check", str(directory), *given).exit_code == 8
 
 
 def test_addresses_of_init_are_checked(tmp_path: Path) -> None:
@@ -273,7 +300,7 @@ def test_serve_hands_on_its_arguments_and_passes_the_exit_code(
 def test_without_the_server_extra(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    """One sentence says what to install."""
+    """One sentence says what to install, with the exit code of what can never work."""
     import sys
 
     monkeypatch.delenv("PYTHONPATH", raising=False)
@@ -286,7 +313,7 @@ def test_without_the_server_extra(
 
     monkeypatch.setattr(builtins, "__import__", missing)
     result = run(*arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr == (
         "petsem: this command runs a node's own code, which is not installed; "
         "run: pip install 'petsem[server]'\n"

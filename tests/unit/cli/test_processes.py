@@ -21,7 +21,7 @@ from tests.unit.cli.support import TOKEN
 from tests.unit.cli.test_import_dotenv import DEMO_VALUES
 
 PETSEM = [sys.executable, "-c", "from petsem.cli.main import main; main()"]
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="module")

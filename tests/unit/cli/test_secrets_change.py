@@ -34,6 +34,25 @@ def test_rollback() -> None:
     assert node.scopes[0][2] == "action = secrets:write"
 
 
+def test_a_rollback_to_nothing_asks_for_the_app() -> None:
+    """Without a terminal only --yes with the app's name does it; other versions are not asked."""
+    node = Node({f"POST {APP}/rollback": PATCHED})
+    for extra in ((), ("--yes", "web")):
+        refused = run("secrets", "rollback", "0", *extra, node=node)
+        assert refused.exit_code == 2
+        assert node.requests == []
+    assert "acme/web" in run("secrets", "rollback", "0", node=node).stderr
+    assert run("secrets", "rollback", "0", "--yes", "acme/web", node=node).exit_code == 0
+    assert node.bodies == [{"to": 0, "if_version": None, "durability": None}]
+
+
+def test_nothing_is_destroyed_of_version_0() -> None:
+    """Nothing is stored in it, and it is not the current one."""
+    node = Node({})
+    refused = run("secrets", "destroy", "A", "--yes", "acme/web", "--version", "0", node=node)
+    assert (refused.exit_code, node.requests) == (2, [])
+
+
 def test_destroy_asks_for_the_app() -> None:
     """Without a terminal only --yes with the app's name does it."""
     body = {

@@ -136,6 +136,22 @@ def test_diff_compares_digests() -> None:
     assert (same.stdout, "hold the same" in same.stderr) == ("", True)
 
 
+def test_diff_from_the_beginning() -> None:
+    """Nothing is in version 0, which is not asked for: to a node that is the current one."""
+    new = listed("A")
+    new["version"] = 2
+    node = Node({f"GET {APP}/secrets": new})
+    assert run("secrets", "diff", "0", "2", node=node).stdout == "NAME  CHANGE\nA     added\n"
+    assert [request.url.query for request in node.requests] == [b"version=2"]
+
+
+def test_get_of_version_0_is_refused() -> None:
+    """It holds nothing, and the current one is not what was asked for."""
+    node = Node({})
+    assert run("secrets", "get", "A", "--version", "0", node=node).exit_code == 2
+    assert node.requests == []
+
+
 def test_diff_does_not_take_the_current_version_for_an_old_one() -> None:
     """A node that does not know the parameter must not make every diff look empty."""
     result = run("secrets", "diff", "1", "2", node=Node({f"GET {APP}/secrets": listed("A")}))

@@ -62,7 +62,7 @@ def test_the_contract_s_table(code: str) -> None:
 
 
 def test_detail_arrives_whole() -> None:
-    """Reason, positions, versions and time are handed on; what is absent is None, never 0."""
+    """Everything that the node said is handed on; what is absent is None, never 0."""
     detail = pb.ErrorDetail(
         code="stale",
         reason="LOST",
@@ -70,11 +70,18 @@ def test_detail_arrives_whole() -> None:
         need=pb.Position(epoch=1, txid=3, checksum=0),
         server_time_ms=99,
         need_version=0,
+        caveat="app = web",
+        retry_after_s=7,
     )
     failure = with_detail(STATUS.FAILED_PRECONDITION, detail)
     assert failure.server_time_ms == 99
     assert failure.error.detail == Detail(
-        reason="LOST", have=Position(1, 2), need=Position(1, 3, 0), need_version=0
+        reason="LOST",
+        caveat="app = web",
+        have=Position(1, 2),
+        need=Position(1, 3, 0),
+        need_version=0,
+        retry_after_s=7,
     )
     assert with_detail(STATUS.UNAVAILABLE, pb.ErrorDetail(code="unavailable")).error.detail == (
         Detail()
@@ -111,6 +118,16 @@ def test_an_echoed_token_does_not_reach_the_message() -> None:
         message = failure_of(STATUS.INTERNAL, f"bad token {text}!", None).error.message
         assert bare[4:40] not in message
         assert message.startswith("bad token (token)")
+
+
+def test_a_caveat_is_as_safe_as_a_message() -> None:
+    """A node puts no control characters, tokens or megabytes into it either."""
+    told = f"app = \x1b[31m {token('org = acme')} " + "x" * 6_000
+    detail = pb.ErrorDetail(code="denied", reason="CAVEAT", caveat=told)
+    caveat = with_detail(STATUS.PERMISSION_DENIED, detail).error.detail.caveat
+    assert caveat is not None
+    assert caveat.startswith("app =  [31m (token) xxx")
+    assert len(caveat) == 1_024
 
 
 def test_messages_are_bounded_and_printable() -> None:

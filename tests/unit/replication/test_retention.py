@@ -6,7 +6,7 @@ import pytest
 
 from petsem.model import Position
 from petsem.replication.drivers.log_types import SegmentInfo
-from petsem.replication.retention import droppable
+from petsem.replication.retention import Retention, droppable
 
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
@@ -33,14 +33,8 @@ def drop(
     most_age_s: float = 1e9,
     kept_bytes: int = 0,
 ) -> int | None:
-    return droppable(
-        found,
-        needed_txid,
-        NOW_MS,
-        most_bytes=most_bytes,
-        most_age_s=most_age_s,
-        kept_bytes=kept_bytes,
-    )
+    bounds = Retention(most_bytes, most_age_s, kept_bytes)
+    return droppable(found, needed_txid, NOW_MS, bounds)
 
 
 def test_what_everybody_has_may_go() -> None:

@@ -27,17 +27,40 @@ def test_everybody_wakes_when_it_is_not_known_what_changed() -> None:
         assert feed.is_set()
 
 
+async def test_streams_are_woken_together_after_applies() -> None:
+    """At the first, and once more after all that came in the pause; who waits for one answer is
+    woken by each; a commit that is known wakes them at once, in the pause too."""
+    changes = Changes()
+    with changes.subscribed(1) as waiter, changes.subscribed(1, stream=True) as stream:
+        changes.publish_applied()
+        assert (waiter.is_set(), stream.is_set()) == (True, True)
+        for event in (waiter, stream):
+            event.clear()
+        for _ in range(3):
+            changes.publish_applied()
+        assert (waiter.is_set(), stream.is_set()) == (True, False)
+        await stream.wait()
+        stream.clear()
+        changes.publish({1})
+        assert stream.is_set()
+    assert changes.authority == 4
+
+
 def test_whoever_left_is_forgotten() -> None:
     """A topic without waiters takes no memory, however its last one left."""
     changes = Changes()
     try:
-        with changes.subscribed(1), changes.subscribed(1) as event:
+        with (
+            changes.subscribed(1),
+            changes.subscribed(1, stream=True),
+            changes.subscribed(1) as event,
+        ):
             raise KeyError
     except KeyError:
         pass
     changes.publish({1})
     assert not event.is_set()
-    assert changes._waiting == {}
+    assert changes.waited_for == set()
 
 
 def test_authority_moves_only_when_some_may_have_been_taken_away() -> None:

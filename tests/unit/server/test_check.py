@@ -232,12 +232,13 @@ def test_a_ca_key_of_another_cluster_is_named(furnished: Cluster, tmp_path: Path
 def test_without_a_key_the_rest_is_checked(
     furnished: Cluster, purpose: Purpose, skipped: set[str]
 ) -> None:
-    """A node may hold one purpose and not another: skipped, with the id, and no problem."""
+    """A node may hold one purpose and not another: said, with the id, and no problem."""
     missing = furnished.kek(purpose)
+    assert not look(furnished).lacks_keys
     furnished.remove_kek(missing)
     report = look(furnished)
-    assert report.ok
-    assert {f.name for f in report.findings if f.result is Result.SKIPPED} == skipped
+    assert (report.ok, report.lacks_keys) == (True, True)
+    assert {f.name for f in report.findings if f.result is Result.NO_KEY} == skipped
     assert any(missing in f.message for f in report.findings if f.name == "keyring")
 
 
@@ -245,7 +246,7 @@ def test_without_any_keyring_the_database_is_checked(furnished: Cluster) -> None
     """As for a backup that stores what it cannot read."""
     furnished.datadir.default_keyring.unlink()
     report = look(furnished)
-    assert report.ok
+    assert (report.ok, report.lacks_keys) == (True, True)
     assert results(report)["integrity"] is Result.OK
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from petsem import limits
 from petsem.errors import Code, PetsemError
+from petsem.replication.retention import Retention
 from petsem.server.config import (
     Config,
     GrpcConfig,
@@ -47,7 +48,7 @@ DEFAULTS = Config(
         http_keep_alive_s=60,
         drain_s=20,
     ),
-    LogConfig("info", "auto"),
+    LogConfig("info", "auto", 1024, 168, 64),
 )
 
 
@@ -102,6 +103,9 @@ def test_every_key_can_be_set() -> None:
         [log]
         level = "debug"
         format = "json"
+        transactions_max_mib = 16
+        transactions_max_age_h = 8784
+        transactions_keep_mib = 0
     """
     assert parse(text) == Config(
         NodeConfig("fra-1"),
@@ -122,7 +126,7 @@ def test_every_key_can_be_set() -> None:
         ),
         KeyringConfig(None, ("fetch", "--from", "vault")),
         LimitsConfig(1, 2, 3, 65_536, 0.1, 3_600.0, 1, 3_600),
-        LogConfig("debug", "json"),
+        LogConfig("debug", "json", 16, 8_784, 0),
     )
 
 
@@ -169,6 +173,11 @@ def test_every_key_can_be_set() -> None:
             REGION + '[http]\nbind = "127.0.0.1:7401"',
             "[http], [grpc] and [peer] bind in petsem.toml must differ from each other",
         ),
+        (
+            REGION + "[log]\ntransactions_max_mib = 63",
+            "[log] transactions_keep_mib in petsem.toml is more than transactions_max_mib; lower "
+            "the one or raise the other",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:
@@ -189,6 +198,12 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
         ("http.cert", '"a\\u0000b"', "expected path, path of a PEM file"),
         ("http.key", '"' + "x" * 4_097 + '"', "expected path"),
         ("http.trusted_proxies", '"10.0.0.0/8"', "expected list of networks, at most 64"),
+        ("log.transactions_max_mib", "15", "expected MiB, 16 to 1048576"),
+        ("log.transactions_max_mib", "16.0", "expected MiB, 16 to 1048576"),
+        ("log.transactions_max_age_h", "0", "expected hours, 1 to 8784"),
+        ("log.transactions_max_age_h", "8785", "expected hours, 1 to 8784"),
+        ("log.transactions_keep_mib", "true", "expected MiB, 0 to 1048576"),
+        ("log.transactions_keep_mib", "1048577", "expected MiB, 0 to 1048576"),
         ("http.trusted_proxies", '["10.0.0.1/8"]', "expected list of networks"),
         ("http.trusted_proxies", "[1]", "expected list of networks"),
         ("http.trusted_proxies", str(["10.0.0.0/8"] * 65), "expected list of networks"),
@@ -410,3 +425,10 @@ def test_the_documentation_has_each_key_as_it_is() -> None:
     for key in KEYS:
         expected.setdefault(key.section, []).append(documented(key))
     assert found == expected
+
+
+def test_how_much_of_the_log_is_kept() -> None:
+    """In the units that the log counts in; the defaults are those of `limits`."""
+    assert parse(REGION).log.retention == Retention()
+    text = "[log]\ntransactions_max_mib = 32\ntransactions_max_age_h = 2\ntransactions_keep_mib = 1"
+    assert parse(REGION + text).log.retention == Retention(32 * 2**20, 7_200.0, 2**20)

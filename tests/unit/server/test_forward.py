@@ -21,6 +21,7 @@ from petsem.server.forward import (
 )
 from petsem.server.peer.membership import Member
 from petsem.wire import petsem_pb2 as pb
+from tests.support.patience import PATIENCE_S
 
 SCOPE: dict[str, Any] = {
     "type": "http",
@@ -133,7 +134,7 @@ async def test_a_write_is_finished_when_its_caller_goes_away() -> None:
 
     method = forward_method(app)
     asking = asyncio.ensure_future(method.answer(Member("fra-1", "fra"), ASKED))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await begun.wait()
         asking.cancel()
         await heard.wait()

@@ -13,6 +13,7 @@ from petsem.server.housekeeping import Housekeeping
 from petsem.server.service.boot import Fetch
 from petsem.server.service.secrets import check_batch
 from petsem.wire import http
+from tests.support.patience import PATIENCE_S
 from tests.unit.server.cluster import Cluster, call, flip
 
 DAY_S = 24 * 3600
@@ -308,6 +309,6 @@ async def test_runs_at_its_interval_and_ends_at_once(
         tick.__name__ = "tick"
         monkeypatch.setattr(keeping, "tick", tick)
         keeping.start()
-        await asyncio.wait_for(ticked.wait(), 5)
+        await asyncio.wait_for(ticked.wait(), PATIENCE_S)
         await keeping.stop()
         assert all(task.done() for task in keeping._tasks)

@@ -45,7 +45,10 @@ def test_every_refusal_is_a_whole_response(refusal: Refusal) -> None:
         b"content-type: application/json",
         b"content-length: %d" % len(body),
         b"connection: close",
+        b"cache-control: no-store",
+        b"x-content-type-options: nosniff",
     } <= set(lines)
+    assert len(lines) == len({line.partition(b":")[0] for line in lines})
     found = json.loads(body)
     assert (found["code"], found["message"]) == (refusal.code.value, refusal.message)
     assert set(found) == {"code", "message", "details"}

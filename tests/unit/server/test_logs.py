@@ -45,7 +45,7 @@ def configured(
     level: Any = "info", form: Any = "json", stream: io.StringIO | None = None
 ) -> io.StringIO:
     stream = stream or io.StringIO()
-    configure_logging(LogConfig(level, form), stream)
+    configure_logging(LogConfig(level, form, 1024, 168, 64), stream)
     return stream
 
 

@@ -20,6 +20,7 @@ from petsem.server.rpc.methods import Methods
 from petsem.server.service import waiting
 from petsem.wire import petsem_pb2 as pb
 from tests.support.following import Line, doors, follow
+from tests.support.patience import PATIENCE_S
 from tests.unit.server.api.world import PEER, SECRETS, Api, narrowed
 from tests.unit.server.cluster import Cluster
 from tests.unit.server.rpc.world import until
@@ -96,7 +97,7 @@ async def test_a_write_is_answered_when_it_can_be_read_here(
         await asyncio.sleep(0)
     assert not writing.done()
     await pair.replica.cluster.set("acme", "web", C="gamma")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await writing
 
 

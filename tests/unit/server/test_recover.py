@@ -139,13 +139,21 @@ def test_a_damaged_root_key_is_said(cluster: Cluster) -> None:
 def test_one_line_for_the_log_and_no_token_in_it(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It goes to standard error, with the position; standard output is the command's own."""
+    """It goes to standard error, with the position, in the shape that a node's log has; standard
+    output is the command's own."""
     recover(cluster.directory, {}, clock=cluster.clock)
     shown = capsys.readouterr()
     assert shown.out == ""
     record = json.loads(shown.err)
-    assert record["event"] == "operator_recovered"
-    assert record["position"] == str(position(cluster))
+    assert list(record) == ["time", "level", "logger", "event", "position", "file"]
+    assert record | {"time": ""} == {
+        "time": "",
+        "level": "warning",
+        "logger": "petsem.server.recover",
+        "event": "operator_recovered",
+        "position": str(position(cluster)),
+        "file": str(cluster.datadir.default_operator_token),
+    }
     assert cluster.token not in shown.err
 
 

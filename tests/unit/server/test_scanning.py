@@ -12,6 +12,7 @@ import pytest
 
 from petsem.server import scanning
 from petsem.server.scanning import Scanning
+from tests.support.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ class Scan:
 async def ended(found: Scanning) -> None:
     """Until its task is."""
     assert found._task is not None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await found._task
 
 

@@ -11,7 +11,13 @@ import pytest
 from petsem.errors import Code, PetsemError
 from petsem.server import schema, sql
 from petsem.server.database import open_writer
-from petsem.server.schema import SCHEMA_VERSION, migrate, refuse_newer, version_of
+from petsem.server.schema import (
+    SCHEMA_VERSION,
+    migrate,
+    refuse_newer,
+    too_new_to_read,
+    version_of,
+)
 
 
 @pytest.fixture
@@ -124,3 +130,15 @@ def test_one_primary_key_each(db: apsw.Connection) -> None:
         db.execute(f"INSERT INTO {table} VALUES {values}")
         with pytest.raises(apsw.ConstraintError):
             db.execute(f"INSERT INTO {table} VALUES {values}")
+
+
+@pytest.mark.parametrize(("ahead", "readable"), [(0, True), (1, False)])
+def test_who_may_read_a_newer_database(db: apsw.Connection, ahead: int, readable: bool) -> None:
+    """`min_reader` decides, and not the version; the sentence says what to run."""
+    migrate(db)
+    least = SCHEMA_VERSION + ahead
+    sql.run(db, "UPDATE schema SET version = ?, min_reader = ?", (SCHEMA_VERSION + 5, least))
+    found = too_new_to_read(db)
+    assert (found is None) is readable
+    if found is not None:
+        assert f"know schema version {least} and this one knows {SCHEMA_VERSION}; run the" in found

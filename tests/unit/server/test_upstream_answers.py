@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -69,13 +71,17 @@ def test_replies_are_marked() -> None:
         Detail(),
         Detail(reason="LOST", have=Position(1, 2), need=Position(1, 3, 4)),
         Detail(have_version=0, need_version=7),
+        Detail(reason="CAVEAT", caveat="app = web", retry_after_s=7),
     ],
 )
 @pytest.mark.parametrize("code", list(Code))
 def test_an_error_comes_back_as_it_was(code: Code, detail: Detail) -> None:
-    """Code, sentence, and all that its detail carries over Connect."""
+    """Code, sentence, and all that its detail carries over Connect; what may be tried again says
+    when, though whoever raised it did not."""
     status, body, _ = connect_error(PetsemError(code, "a sentence", detail), 5)
     found = error_of(pb.ForwardResponse(status=status, body=body))
+    if code in (Code.LIMIT, Code.UNAVAILABLE) and detail.retry_after_s is None:
+        detail = replace(detail, retry_after_s=1)
     assert (found.code, found.message, found.detail) == (code, "a sentence", detail)
 
 

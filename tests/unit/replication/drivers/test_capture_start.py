@@ -173,6 +173,24 @@ def test_somebody_copied_what_was_not_logged(leader: Leader, grow: int) -> None:
     leader.look()
 
 
+def test_a_page_that_is_again_what_it_was(leader: Leader) -> None:
+    """Nobody copied anything, though the file has a page as a later transaction left it: the log
+    goes on, without a snapshot."""
+
+    def change(count: int, content: str) -> None:
+        leader.write(f"PRAGMA user_version = {count}", f"UPDATE t SET x = {content} WHERE id = 2")
+
+    change(1, "zeroblob(100)")
+    leader.checkpoint(TRUNCATE)
+    before = leader.look().files
+    change(2, "randomblob(100)")
+    change(3, "zeroblob(100)")
+    leader.crash()
+    reopen(leader)
+    leader.start(2)
+    assert leader.look().files[: len(before)] == before
+
+
 def test_somebody_copied_what_waits_during_the_scan(leader: Leader) -> None:
     """The same while the leader runs: a page must not be scanned as it became."""
     leader.checkpoint(TRUNCATE)

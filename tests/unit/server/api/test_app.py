@@ -44,12 +44,14 @@ def _all_but_none() -> list[Any]:
 
 
 async def test_nothing_else_is_served(api: Api) -> None:
-    """Litestar's router holds the policy's routes, and OPTIONS which are all refused."""
+    """Litestar's router holds the policy's routes, the probes by HEAD too, and OPTIONS which are
+    all refused."""
     from petsem.server import policy
 
     served = {(method, route.path_format) for route in api.app.routes for method in route.methods}
     paths = {path for _, path in policy.HTTP}
-    assert served == policy.HTTP.keys() | {("OPTIONS", path) for path in paths}
+    probes = {("HEAD", "/healthz"), ("HEAD", "/readyz")}
+    assert served == policy.HTTP.keys() | probes | {("OPTIONS", path) for path in paths}
 
 
 @pytest.mark.parametrize(

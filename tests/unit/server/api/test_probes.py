@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from petsem.crypto.keys import Purpose
 from tests.unit.server.api.world import SECRETS, Api
 from tests.unit.server.cluster import Cluster, flip
@@ -13,6 +15,19 @@ async def test_probes(api: Api) -> None:
     """A node that does everything is alive and ready, without a token."""
     assert (await api.get("/healthz", token=None)) == {"status": "ok"}
     assert (await api.get("/readyz", token=None)) == {"ready": True}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_by_head(api: Api, path: str) -> None:
+    """As GET, whatever that says, but for the body; other routes do not take it."""
+    for draining in (False, True):
+        api.node.status.draining = draining
+        told = await api.ask("GET", path, token=None)
+        head = await api.ask("HEAD", path, token=None)
+        assert (head.status, head.content) == (told.status, b"")
+        assert head.headers == told.headers
+        assert int(head.headers["content-length"]) == len(told.content) > 0
+    assert (await api.ask("HEAD", SECRETS)).status == 405
 
 
 async def test_stopping(api: Api) -> None:
@@ -41,6 +56,25 @@ async def test_without_a_kek(tmp_path: Path) -> None:
         ):
             assert answer.error == (503, "unavailable", None)
             assert missing in answer.json["message"]
+
+
+async def test_strangers_do_not_hear_where_the_keyring_is(tmp_path: Path) -> None:
+    """Which key is missing is told to whoever asks, and to those who may read the status where
+    to put it."""
+    cluster = Cluster(tmp_path / "node")
+    async with cluster.running():
+        await Api(cluster).furnish()
+    missing = cluster.kek(Purpose.TOKENS)
+    cluster.remove_kek(missing)
+    async with cluster.running():
+        api = Api(cluster)
+        answer = await api.ask("GET", "/readyz", token=None)
+        (reason,) = answer.json["details"]["reasons"]
+        assert f"tokens key {missing}" in reason
+        assert "add it to its keyring, then send the node SIGHUP" in reason
+        assert str(tmp_path) not in answer.content.decode()
+        (node,) = (await api.get("/v1/status"))["nodes"]
+        assert str(cluster.datadir.default_keyring) in node["warnings"][0]
 
 
 async def test_damage(tmp_path: Path) -> None:

@@ -45,6 +45,18 @@ async def test_patch_list_and_values(api: Api) -> None:
     assert (before["version"], before["secrets"]) == (1, {"B": "beta"})
 
 
+async def test_version_0_is_the_current_one(api: Api) -> None:
+    """Of the names as of the values; and nothing is stored in it that could be destroyed."""
+    await api.set(A="second")
+    for path in (SECRETS, SECRETS + "/values"):
+        told = [await api.get(path, **query) for query in ({}, {"version": 0}, {"version": 1})]
+        assert [each["version"] for each in told] == [2, 2, 1]
+        assert told[1]["secrets"] == told[0]["secrets"] != told[2]["secrets"]
+    body = {"names": ["A"], "version": 0}
+    answer = await api.ask("POST", SECRETS + "/destroy", body=body)
+    assert answer.error == (400, "invalid", None)
+
+
 async def test_durability(api: Api) -> None:
     """Nobody else holds a write on a single node, and the answer says so."""
     done = await api.done(

@@ -9,6 +9,7 @@ import pytest
 
 from petsem import limits
 from petsem.server.api import verification
+from tests.support.patience import PATIENCE_S
 from tests.unit.server.api.world import SECRETS, Api, narrowed, nonce_of
 
 ACCESS = {"org": "acme", "app": "web", "action": "secrets:read"}
@@ -123,7 +124,7 @@ async def test_feed(api: Api) -> None:
 
 async def _until_somebody_waits(api: Api) -> None:
     for _ in range(1000):
-        if api.node.changes._waiting:
+        if api.node.changes.waited_for:
             return
         await asyncio.sleep(0)
     raise AssertionError("nobody waits for a change")
@@ -137,10 +138,10 @@ async def test_long_poll(api: Api) -> None:
     await _until_somebody_waits(api)
     assert not waiting.done()
     await api.revoke(token)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         feed = await waiting
     assert [row["token_id"] for row in feed["revocations"]] == [nonce_of(token).hex()]
-    assert not api.node.changes._waiting
+    assert not api.node.changes.waited_for
 
 
 async def test_long_poll_of_one_who_leaves(api: Api) -> None:
@@ -175,9 +176,9 @@ async def test_long_poll_of_one_who_leaves(api: Api) -> None:
     poll = asyncio.create_task(api.app(scope, receive, send))  # type: ignore[arg-type]
     await _until_somebody_waits(api)
     gone.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await poll
-    assert not api.node.changes._waiting
+    assert not api.node.changes.waited_for
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
 
 
@@ -186,7 +187,7 @@ async def test_long_poll_of_a_stopping_node(api: Api, monkeypatch: pytest.Monkey
     monkeypatch.setattr(verification, "_RECHECK_S", 0.01)
     start = (await _feed(api))["next"]
     api.node.status.draining = True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await _feed(api, after=start, wait_s=30))["revocations"] == []
 
 
@@ -199,7 +200,7 @@ async def test_long_poll_of_a_revoked_asker(api: Api, monkeypatch: pytest.Monkey
     waiting = asyncio.create_task(api.ask("GET", "/v1/revocations", token=token, **query))
     await _until_somebody_waits(api)
     api.cluster.clock.advance(600)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await waiting).error == (401, "unauthenticated", "EXPIRED")
 
 

@@ -10,6 +10,7 @@ from petsem.crypto.ca import CertRole, Identity
 from petsem.errors import Code, PetsemError, unavailable
 from petsem.server.peer.identity import Caller
 from petsem.server.peer.streams import PeerStreams
+from tests.support.patience import PATIENCE_S
 
 
 def _caller(name: str) -> Caller:
@@ -34,7 +35,7 @@ async def _open(streams: PeerStreams, path: str, name: str) -> asyncio.Task[None
 
 async def _code(task: asyncio.Task[None]) -> Code:
     with pytest.raises(PetsemError) as ended:
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, PATIENCE_S)
     return ended.value.code
 
 

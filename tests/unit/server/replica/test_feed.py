@@ -12,6 +12,7 @@ from petsem import limits
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf, position_to_protobuf
 from tests.support.feeding import CLUSTER, Source, feeding
+from tests.support.patience import PATIENCE_S
 
 
 async def test_a_follower_at_the_end_gets_each_transaction(tmp_path: Path) -> None:
@@ -134,11 +135,12 @@ async def test_another_way_to_the_leader(tmp_path: Path) -> None:
 
 async def test_no_hello(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something else first, a second one, or nothing for long: the stream ends."""
-    monkeypatch.setattr(limits, "STREAM_HELLO_DEADLINE_S", 0.05)
     source = Source(tmp_path)
     async with feeding(source) as node:
-        async with node.knock() as follower:
-            assert await follower.refused() == ("invalid", "a follower says hello first")
+        with monkeypatch.context() as patience:
+            patience.setattr(limits, "STREAM_HELLO_DEADLINE_S", 0.05)
+            async with node.knock() as follower:
+                assert await follower.refused() == ("invalid", "a follower says hello first")
         async with node.knock() as follower:
             await follower.say(pb.FromReplica(ack=pb.Ack()))
             assert await follower.refused() == ("invalid", "a follower says hello first")
@@ -307,8 +309,7 @@ async def test_this_node_drops_its_branch(tmp_path: Path) -> None:
         await follower.hello(position=source.end)
         await follower.next()
         node.feed.rolled_back(fork)
-        while (told := await follower.next()) is not None and told.HasField("heartbeat"):
-            pass
+        told = await follower.next()
         assert told is not None
         assert position_from_protobuf(told.rollback.fork) == fork
         assert await follower.next() is None
@@ -317,8 +318,47 @@ async def test_this_node_drops_its_branch(tmp_path: Path) -> None:
         await behind.next()
         node.feed.rolled_back(fork)
         await behind.until(node.change(4, epoch=2))
-        assert behind.files == [(3, 3)]
+        # What it was sent since is not what was dropped.
+        await behind.until(node.change(5))
+        assert behind.files == [(3, 3), (4, 4)]
     assert node.followers.connected == []
+
+
+async def test_files_of_the_branch_that_this_node_drops(tmp_path: Path) -> None:
+    """Those that are not on their way yet are not sent."""
+    source = Source(tmp_path)
+    fork = source.change(2)
+    for number in (3, 4, 5):
+        source.change(number)
+    async with feeding(source) as node, node.knock() as follower:
+        with node.holding(lambda message: message.HasField("transactions")) as held:
+            await follower.hello(position=fork)
+            await held.reached.wait()
+            source.log.cut_after(fork)
+            node.feed.rolled_back(fork)
+        for _ in range(2):
+            await follower.next()
+        told = await follower.next()
+        assert told is not None
+        assert position_from_protobuf(told.rollback.fork) == fork
+        assert follower.files == [(3, 3)]
+
+
+async def test_this_node_drops_its_branch_while_it_says_welcome(tmp_path: Path) -> None:
+    """Who is just being welcomed is told of it as well."""
+    source = Source(tmp_path)
+    fork = source.change(2)
+    source.change(3)
+    async with feeding(source) as node, node.knock() as follower:
+        with node.holding(lambda message: message.HasField("welcome")) as held:
+            await follower.hello(position=source.end)
+            await held.reached.wait()
+            node.feed.rolled_back(fork)
+        await follower.next()
+        told = await follower.next()
+        assert told is not None
+        assert position_from_protobuf(told.rollback.fork) == fork
+        assert await follower.next() is None
 
 
 async def test_acks_and_reports_reach_the_followers(tmp_path: Path) -> None:
@@ -337,13 +377,13 @@ async def test_acks_and_reports_reach_the_followers(tmp_path: Path) -> None:
                 path=["fra-2", "fra-1", "ams-1"],
             )
             await follower.until(position)
-            assert await node.followers.wait(position, 1, 5) == ["fra-1"]
+            assert await node.followers.wait(position, 1, PATIENCE_S) == ["fra-1"]
             await follower.say(pb.FromReplica(report=behind))
-            assert await node.followers.wait(position, 2, 5) == ["fra-1", "fra-2"]
+            assert await node.followers.wait(position, 2, PATIENCE_S) == ["fra-1", "fra-2"]
             assert node.followers.connected == ["fra-1"]
             assert node.followers.floor_txid() == position.txid
             changed = node.followers.changed
-        await asyncio.wait_for(changed.wait(), 5)
+        await asyncio.wait_for(changed.wait(), PATIENCE_S)
         assert node.followers.durable_at(position) == []
         assert node.followers.reports() == {"fra-2": behind}
         assert await node.followers.wait(position, 1, 0.01) == []

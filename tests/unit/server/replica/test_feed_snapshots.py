@@ -19,6 +19,7 @@ from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf, position_to_protobuf
 from tests.support.feeding import Follower, Source, feeding
+from tests.support.patience import PATIENCE_S
 from tests.unit.replication.drivers.log_support import flip, segment_files
 
 
@@ -29,6 +30,11 @@ async def _snapshot(follower: Follower) -> pb.SnapshotBegin:
         assert message is not None
         if message.HasField("snapshot"):
             return message.snapshot
+
+
+def _second_run(message: pb.FromLeader) -> bool:
+    """In the midst of a snapshot: its first pages are on their way, others are not read yet."""
+    return message.pages.first_page > 1
 
 
 async def test_a_new_follower(tmp_path: Path) -> None:
@@ -43,28 +49,28 @@ async def test_a_new_follower(tmp_path: Path) -> None:
         await follower.until(node.change(201, 202))
         assert follower.image == (source.commit, source.pages)
         await follower.ack()
-        assert await node.followers.wait(source.end, 1, 5) == ["fra-1"]
+        assert await node.followers.wait(source.end, 1, PATIENCE_S) == ["fra-1"]
 
 
 async def test_changes_meanwhile(tmp_path: Path) -> None:
     """Pages that are newer than the snapshot's position, older, gone or half written: the changes
     since then put them right."""
     source = Source(tmp_path, pages=300)
-    async with feeding(source) as node, node.follower() as follower:
-        await follower.next()
-        await _snapshot(follower)
+    async with feeding(source) as node, node.knock() as follower:
         begun = source.end
-        await follower.next()
-        source.change(2, 70, 150)
-        source.checkpoint()
-        source.change(71, 299, 300)
-        source.change(2, commit=220)
-        source.checkpoint()
-        source.change(221, 222)
-        # Half of what the log says, as a checkpoint that is under way.
-        with os.fdopen(os.open(source.path, os.O_WRONLY), "r+b", buffering=0) as file:
-            file.seek(220 * PAGE_SIZE)
-            file.write(source.pages[221][:2000])
+        with node.holding(_second_run) as held:
+            await follower.hello()
+            await held.reached.wait()
+            source.change(2, 70, 150)
+            source.checkpoint()
+            source.change(71, 299, 300)
+            source.change(2, commit=220)
+            source.checkpoint()
+            source.change(221, 222)
+            # Half of what the log says, as a checkpoint that is under way.
+            with os.fdopen(os.open(source.path, os.O_WRONLY), "r+b", buffering=0) as file:
+                file.seek(220 * PAGE_SIZE)
+                file.write(source.pages[221][:2000])
         await follower.until(source.end)
         assert follower.image == (source.commit, source.pages)
         assert follower.files[-1] == (begun.txid + 3, source.end.txid)
@@ -74,10 +80,13 @@ async def test_many_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monkey
     """They come in several files, none of them large, and only the last one is to be verified."""
     monkeypatch.setattr(limits, "STREAM_BULK_MAX_PAGES", 40)
     source = Source(tmp_path, pages=100)
-    async with feeding(source) as node, node.follower() as follower:
+    async with feeding(source) as node, node.knock() as follower:
+        with node.holding(_second_run) as held:
+            await follower.hello()
+            await held.reached.wait()
+            for number in range(2, 90):
+                source.change(number)
         await _snapshot(follower)
-        for number in range(2, 90):
-            source.change(number)
         ends = []
         while follower.taking:
             message = await follower.next()
@@ -88,6 +97,19 @@ async def test_many_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monkey
         assert len(ends) == 5
         assert all(len(decode(end.ltx).pages) <= 40 for end in ends)
         assert follower.image == (source.commit, source.pages)
+
+
+async def test_a_branch_is_dropped_meanwhile(tmp_path: Path) -> None:
+    """What was read may be of it, so the follower has to begin anew."""
+    source = Source(tmp_path, pages=200)
+    async with feeding(source) as node, node.knock() as follower:
+        with node.holding(_second_run) as held:
+            await follower.hello()
+            await held.reached.wait()
+            node.feed.rolled_back(source.end)
+        code, message = await follower.refused()
+    assert (code, message) == ("unavailable", "this node has dropped a branch; connect again")
+    assert follower.next_page <= 1 + 2 * limits.SNAPSHOT_RUN_PAGES
 
 
 async def test_a_snapshot_is_resumed(tmp_path: Path) -> None:
@@ -206,10 +228,12 @@ async def test_the_log_is_kept_for_a_snapshot(tmp_path: Path) -> None:
     """From where it began, until the follower acknowledges more, also while it is away."""
     source = Source(tmp_path, pages=200)
     async with feeding(source) as node:
-        async with node.follower() as follower:
-            await _snapshot(follower)
+        async with node.knock() as follower:
             begun = source.end
-            node.change(2)
+            with node.holding(_second_run) as held:
+                await follower.hello()
+                await held.reached.wait()
+                node.change(2)
             await follower.until(source.end)
             assert node.followers.floor_txid() == begun.txid
         async with node.follower(position=source.end) as follower:
@@ -217,7 +241,7 @@ async def test_the_log_is_kept_for_a_snapshot(tmp_path: Path) -> None:
             await follower.next()
             assert node.followers.floor_txid() == source.end.txid
             changed = node.followers.changed
-        await asyncio.wait_for(changed.wait(), 5)
+        await asyncio.wait_for(changed.wait(), PATIENCE_S)
         node.clock.advance(limits.FOLLOWER_REMEMBERED_S + 1)
         assert node.followers.floor_txid() is None
 

@@ -76,18 +76,8 @@ async def test_waiting_in_vain() -> None:
     assert await followers.wait(Position(3, 12), 2, 0.001) == ["n2"]
 
 
-def test_what_so_many_hold() -> None:
-    """The latest position that at least that many have; of other branches none."""
-    followers = _followers()
-    for name, txid in (("n2", 12), ("n3", 20), ("n4", 15)):
-        _joined(followers, name, Position(3, txid))
-    _joined(followers, "n5", Position(2, 99))
-    held = [followers.held_by(count) for count in (1, 2, 3, 4)]
-    assert held == [Position(3, 20), Position(3, 15), Position(3, 12), None]
-
-
 def test_the_floor() -> None:
-    """The lowest of those that follow or did lately; a member that is none any more needs none."""
+    """The lowest of those that follow or did lately."""
     clock = ManualClock()
     followers = _followers(clock)
     assert followers.floor_txid() is None
@@ -96,10 +86,10 @@ def test_the_floor() -> None:
     assert followers.floor_txid() == 12
     clock.advance(limits.FOLLOWER_REMEMBERED_S + 1)
     assert followers.floor_txid() == 20
-    followers.forget("n3")
-    assert followers.floor_txid() is None
     followers.left(two)
-    assert followers.connected == []
+    assert (followers.connected, followers.floor_txid()) == ([], 20)
+    clock.advance(limits.FOLLOWER_REMEMBERED_S + 1)
+    assert followers.floor_txid() is None
 
 
 def test_a_stream_that_was_opened_again() -> None:

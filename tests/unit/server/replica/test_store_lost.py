@@ -60,6 +60,8 @@ async def test_a_short_branch_is_saved_and_given_up(rig: Rig, leader: LeaderSour
     kept = sorted(directory.glob("*.ltx"))
     assert [each.read_bytes() for each in kept] == [data for _, data in other.after(fork.txid)]
     assert verify([(each.read_bytes(),) for each in kept])[0].max_txid == end.txid
+    keks = msgspec.json.decode((directory / "keks.json").read_bytes())
+    assert keks.keys() == {"secrets", "tokens", "cluster"}
     text = (directory / "names.json").read_bytes()
     names = msgspec.json.decode(text)
     assert (names["fork"], names["end"], names["transactions"]) == (str(fork), str(end), 4)

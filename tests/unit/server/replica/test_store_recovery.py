@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 
@@ -65,6 +66,32 @@ async def test_an_unclean_stop_is_replayed(rig: Rig, leader: LeaderSource) -> No
     assert again.image() == leader.image()
     assert again.datadir.read_state().synced_txid == leader.position.txid
     assert (store.verified, again.view.synced) == (False, True)
+    await again.close()
+
+
+async def test_a_snapshot_whose_log_did_not_begin_anew(
+    rig: Rig, leader: LeaderSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk failed when it was in the database already, and it was thrown away for another one:
+    the old log is not replayed over it."""
+    await prepared(rig, leader)
+    leader.run("DELETE FROM t WHERE id > 10")
+    leader.vacuum()
+
+    def failing(_: object) -> None:
+        raise OSError(errno.EIO, "on command")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store.log, "reset", failing)
+        with pytest.raises(PetsemError):
+            await rig.take(leader)
+    await rig.store.begin_snapshot(leader.position, 1, 1)
+    await rig.crash()
+    again, store = await opened_again(rig)
+    assert store.needs_snapshot
+    assert again.image() == leader.image()
+    await again.take(leader)
+    assert (store.durable, store.applied) == (leader.position, leader.position)
     await again.close()
 
 

@@ -6,6 +6,7 @@ import random
 from array import array
 
 from petsem.replication.ltx import decode
+from petsem.replication.retention import Retention
 from petsem.replication.rolling import PageChecksums
 from petsem.server.replica.undo import before, undone
 from petsem.server.replica.upkeep import Upkeep, trim
@@ -37,11 +38,11 @@ async def test_the_log_keeps_what_followers_and_recovery_need(
         return [each.end.txid for each in log.segments]
 
     for floor, left in ((0, ends), (ends[1], ends[2:]), (ends[2] + 1, ends[3:])):
-        trim(log, ends[3], floor, START_MS, kept_bytes=0)
+        trim(log, ends[3], floor, START_MS, Retention(kept_bytes=0))
         assert ends_now() == left
-    trim(log, ends[3], None, START_MS, kept_bytes=0)
+    trim(log, ends[3], None, START_MS, Retention(kept_bytes=0))
     assert ends_now() == ends[4:]
-    trim(log, ends[3], 10**9, START_MS, kept_bytes=0)
+    trim(log, ends[3], 10**9, START_MS, Retention(kept_bytes=0))
     assert ends_now() == ends[4:]
     # So little is kept for whoever connects again.
     await rig.store.trim(10**9)
@@ -54,11 +55,11 @@ async def test_bytes_and_age_go_before_a_followers_need(rig: Rig, leader: Leader
     ends = await filled(rig, leader)
     log = rig.store.log
     sizes = [each.size_bytes for each in log.segments]
-    trim(log, ends[-1], 0, leader.now_ms, most_bytes=sum(sizes[1:]), most_age_s=10**6)
+    trim(log, ends[-1], 0, leader.now_ms, Retention(most_bytes=sum(sizes[1:]), most_age_s=10**6))
     assert [each.end.txid for each in log.segments] == ends[1:]
     oldest = log.segments[1].oldest_ms
     assert oldest is not None
-    trim(log, ends[-1], 0, oldest + 61_001, most_bytes=10**9, most_age_s=1)
+    trim(log, ends[-1], 0, oldest + 61_001, Retention(most_bytes=10**9, most_age_s=1))
     assert [each.end.txid for each in log.segments] == ends[2:]
     await rig.close()
 
@@ -112,13 +113,26 @@ async def test_a_quiet_log_is_let_go_of_all_the_same(rig: Rig, leader: LeaderSou
     log, day_ms = rig.store.log, 24 * 3600 * 1000
     last = log.segments[-1].oldest_ms
     assert last is not None
-    trim(log, ends[-1], 0, last + day_ms, most_age_s=7 * 24 * 3600)
+    trim(log, ends[-1], 0, last + day_ms, Retention(most_age_s=7 * 24 * 3600))
     assert [each.end.txid for each in log.segments] == ends
-    trim(log, ends[-1], 0, last + day_ms + 1, most_age_s=7 * 24 * 3600)
+    trim(log, ends[-1], 0, last + day_ms + 1, Retention(most_age_s=7 * 24 * 3600))
     assert [each.end.txid for each in log.segments] == [*ends, ends[-1]]
-    trim(log, ends[-1], 0, last + 7 * day_ms + 1, most_age_s=7 * 24 * 3600)
+    trim(log, ends[-1], 0, last + 7 * day_ms + 1, Retention(most_age_s=7 * 24 * 3600))
     assert [each.end.txid for each in log.segments] == [ends[-1]]
     assert log.end is not None
     assert log.end.txid == ends[-1]
     await rig.follow([leader.fill(1)])
+    await rig.close()
+
+
+async def test_a_shorter_age_has_shorter_segments(rig: Rig, leader: LeaderSource) -> None:
+    """Of an age of seven hours a segment takes in one, so that nothing stays for long beyond."""
+    ends = await filled(rig, leader)
+    log, bounds = rig.store.log, Retention(most_age_s=7 * 3600)
+    last = log.segments[-1].oldest_ms
+    assert last is not None
+    trim(log, ends[-1], 0, last + 3_600_000, bounds)
+    assert [each.end.txid for each in log.segments] == ends
+    trim(log, ends[-1], 0, last + 3_600_001, bounds)
+    assert [each.end.txid for each in log.segments] == [*ends, ends[-1]]
     await rig.close()

@@ -104,6 +104,37 @@ def test_every_error_says_the_time(code: Code) -> None:
     assert connect_error(PetsemError(code, "no"), 1234)[0] in set(http.HTTPStatus)
 
 
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (
+            PetsemError(Code.DENIED, "no", Detail(reason="CAVEAT", caveat="app = web")),
+            pb.ErrorDetail(code="denied", reason="CAVEAT", caveat="app = web", server_time_ms=1),
+        ),
+        (
+            PetsemError(Code.DENIED, "no", Detail(reason="CAVEAT", caveat="x" * 6_000)),
+            pb.ErrorDetail(code="denied", reason="CAVEAT", caveat="x" * 1_024, server_time_ms=1),
+        ),
+        (
+            limited("wait", retry_after_s=7),
+            pb.ErrorDetail(code="limit", retry_after_s=7, server_time_ms=1),
+        ),
+        (
+            unavailable("wait"),
+            pb.ErrorDetail(code="unavailable", retry_after_s=1, server_time_ms=1),
+        ),
+    ],
+    ids=["caveat", "long caveat", "later", "soon"],
+)
+def test_what_http_says_is_in_the_detail(error: PetsemError, detail: pb.ErrorDetail) -> None:
+    """The caveat that failed (as much of it as trailers have room for), and when to try again."""
+    ((_, value),) = grpc_error(error, 1)[2]
+    assert decode_status(value) == detail
+    (shown,) = json.loads(connect_error(error, 1)[1])["details"]
+    raw = base64.b64decode(shown["value"] + "=" * (-len(shown["value"]) % 4))
+    assert pb.ErrorDetail.FromString(raw) == detail
+
+
 def test_connect_tells_http_what_to_do_next() -> None:
     """Which scheme a 401 wants, when to try a 429 or 503 again, and that 413 is about size."""
     assert connect_error(PetsemError(Code.UNAUTHENTICATED, "who"), 0)[2] == [

@@ -24,6 +24,7 @@ from petsem.tokens.text import encode_token, parse_token
 from petsem.wire import http
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import STATUS_KEY, decode_status
+from tests.support.patience import PATIENCE_S
 from tests.unit.server.cluster import Cluster, call
 
 FETCH = "/petsem.v1.Secrets/Fetch"
@@ -125,7 +126,7 @@ class Client:
         body: bytes,
         *,
         metadata: tuple[tuple[str, str], ...] = (),
-        timeout_s: float | None = 10.0,
+        timeout_s: float | None = PATIENCE_S,
     ) -> bytes:
         """The serialised reply; raises `Failed`."""
         try:
@@ -178,8 +179,8 @@ class Stream:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Let the loop run until something holds, which must be soon."""
-    async with asyncio.timeout(10):
+    """Let the loop run until something holds."""
+    async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.001)
 

@@ -564,7 +564,7 @@ async def test_streams_are_bounded_and_give_their_place_back(node: Running) -> N
     for stream in (streams[1], third):
         await stream.aclose()  # type: ignore[attr-defined]
     assert node.node.boot._streams == 0
-    assert node.node.changes._waiting == {}
+    assert node.node.changes.waited_for == set()
 
 
 async def test_who_may_watch(node: Running) -> None:

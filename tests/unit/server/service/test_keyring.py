@@ -272,3 +272,32 @@ async def test_a_key_that_a_live_node_may_need_is_not_retired(
         assert refused.value.code is Code.CONFLICT
         reports = _live(cluster, new)
         assert (await node.keyring.retire(cluster.operator, call(), new)).state == "retired"
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_key_that_a_lost_branch_may_need_is_not_retired(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, where: str, known: bool
+) -> None:
+    """Of this node or of another, and also where it is not known what it needs; with force it is
+    retired, and the answer says whose branch that is. Other keys are not held up."""
+    async with cluster.running() as node:
+        old, new = cluster.add_kek(Purpose.SECRETS), cluster.add_kek(Purpose.SECRETS)
+        await node.keyring.reload()
+        keks = [pb.KekIds(purpose="secrets", ids=[bytes.fromhex(old) if known else b""])]
+        report = pb.NodeReport(node="fra-1", region="fra", lag_ms=0, lost_keks=keks)
+        if where == "here":
+            monkeypatch.setattr(node.keyring, "_own_lost", lambda: report)
+        else:
+            monkeypatch.setattr(node.keyring._followers, "reports", lambda: {"fra-1": report})
+        with pytest.raises(PetsemError, match="under lost/ of fra-1 in fra") as refused:
+            await node.keyring.retire(cluster.operator, call(), old)
+        assert refused.value.code is Code.CONFLICT
+        assert (await states(cluster))[old] == "waiting"
+        forced = await node.keyring.retire(cluster.operator, call(), old, True)
+        assert (forced.state, forced.lost) == ("retired", ["fra-1"])
+        if known:
+            assert (await node.keyring.retire(cluster.operator, call(), new)).lost == []
+        tokens = cluster.add_kek(Purpose.TOKENS)
+        await node.keyring.reload()
+        assert (await node.keyring.retire(cluster.operator, call(), tokens)).lost == []

@@ -17,6 +17,7 @@ from petsem.server.policy import SECRETS_READ
 from petsem.server.service.values import Wanted, values
 from petsem.wire import http
 from tests.support.following import follow
+from tests.support.patience import PATIENCE_S
 from tests.unit.server.cluster import Cluster
 
 
@@ -88,7 +89,7 @@ async def test_waits_for_a_version(cluster: Cluster) -> None:
     await asyncio.sleep(0)
     assert not reading.done()
     await cluster.set("acme", "web", A="three")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         found = await reading
     assert (found.version, found.secrets["A"]) == (3, "three")
 

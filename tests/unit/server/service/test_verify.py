@@ -397,7 +397,7 @@ async def test_a_long_poll_waits_for_a_revocation(node: Running) -> None:
     found, after = await soon(waits)
     assert (found, after) == ([id_of(token)], node.node.writer.position)
     assert await page(node, after, wait_s=0.01) == ([], after)
-    assert node.node.changes._waiting == {}
+    assert node.node.changes.waited_for == set()
 
 
 async def test_who_may_read_the_feed(node: Running) -> None:
@@ -534,7 +534,7 @@ async def test_streams_are_bounded_and_give_their_place_back(node: Running) -> N
             await soon(anext(stream(node)))
         assert limited.value.code is Code.LIMIT
     assert node.node.verification._streams_left == 1
-    assert node.node.changes._waiting == {}
+    assert node.node.changes.waited_for == set()
 
 
 async def test_a_question_shows_no_token(node: Running) -> None:

@@ -112,7 +112,7 @@ async def test_each_change_is_a_reason_to_look_again() -> None:
         changes.publish(())
         await asyncio.sleep(0)
     assert (await waits, source.looks) == (5, 5)
-    assert changes._waiting == {}
+    assert changes.waited_for == set()
 
 
 @pytest.mark.parametrize("stale", [0, 1, 2])
