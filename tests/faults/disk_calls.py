@@ -75,6 +75,18 @@ class Sweep:
     def run(self, case: Case) -> None:
         """One run that fails, and one that does not, on what it left."""
         replica = self._begin(case.kind, command(case.operation, case.call, on=case.on))
+        try:
+            self._fail(replica, case)
+        finally:
+            if replica.daemon.alive:
+                replica.daemon.kill()
+        self._sound(replica)
+        healthy = self._member(case.kind, Daemon(replica.directory))
+        with healthy.daemon:
+            self.cluster.converged(healthy)
+            assert healthy.daemon.stop() == 0, healthy.daemon.said()
+
+    def _fail(self, replica: Member, case: Case) -> None:
         self._drive(replica)
         if case.on:
             self._write()
@@ -90,11 +102,6 @@ class Sweep:
             replica.daemon.stop()
         failed = met(replica.directory).exists()
         self.outcomes["not come to" if not failed else "lived on" if lives else "ended"] += 1
-        self._sound(replica)
-        healthy = self._member(case.kind, Daemon(replica.directory))
-        healthy.daemon.start()
-        self.cluster.converged(healthy)
-        assert healthy.daemon.stop() == 0, healthy.daemon.said()
 
     def learn(self) -> None:
         """The checksum of each position that the leader's log has."""

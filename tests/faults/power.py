@@ -23,7 +23,7 @@ from tests.support.fleet import Fleet, Member, fleet
 
 CALLS: Final = (25, 120)
 """Until the power goes: within a start, or some transactions later."""
-WRITES_MAX: Final = 400
+WRITES_MAX: Final = 200
 SHRINK_EVERY: Final = 7
 LOOK_EVERY: Final = 3
 """Else the next loss finds what this one left."""
@@ -44,9 +44,15 @@ def _losses(root: Path, losses: int, seed: int, tell: Tell) -> list[str]:
             calls = chance.randrange(1, chance.choice(CALLS))
             program = losing_node.command(chance.randrange(2**32), calls)
             losing = _member(replica, Daemon(replica.directory, command=program))
+            before = _connections(cluster)
             losing.daemon.begin()
             if number % SHRINK_EVERY == 0:
                 _shrink(cluster, chance)
+            until(
+                lambda: not losing.daemon.alive or _connections(cluster) > before,  # noqa: B023
+                "connection or loss of power",
+                30,
+            )
             promised = max(promised, _write_until(losing, cluster, chance))
             assert losing.daemon.wait() == -signal.SIGKILL, losing.daemon.said()
             end = LogReader.open_read_only(replica.directory / "ltx").end
@@ -58,6 +64,9 @@ def _losses(root: Path, losses: int, seed: int, tell: Tell) -> list[str]:
             if number % TOLD_EVERY == 0 or number == losses:
                 tell(f"{number} of {losses} losses of power, {hot} with a hot journal left")
         at = cluster.position()
+        # Without these the losses would have shown little.
+        assert promised > 0
+        assert hot > 0
         told = replica.daemon.log.read_text()
         for event in ("replica_needs_snapshot", "log_damaged", "replay_failed", "scan_failed"):
             assert f'"{event}"' not in told, told
@@ -71,6 +80,10 @@ def _losses(root: Path, losses: int, seed: int, tell: Tell) -> list[str]:
 
 def _member(like: Member, daemon: Daemon) -> Member:
     return Member(daemon, like.directory, like.operator, like.ports)
+
+
+def _connections(cluster: Fleet) -> int:
+    return len(cluster.leader.logged("follower_connected"))
 
 
 def _write_until(losing: Member, cluster: Fleet, chance: random.Random) -> int:

@@ -205,6 +205,10 @@ class ReplicaStore:
         async with self._turn:
             if self.needs_snapshot:
                 raise NotContiguous("only a snapshot helps this node")
+            if self._space.low:
+                # Nobody else on a replica looks whether there is room again.
+                with _disk():
+                    await offload(self._helper, self._space.restore)
             self._space.check()
             at = self._receiving.end
             frames, refusal = await self._receiving.receive(batch, self._datadir.log)

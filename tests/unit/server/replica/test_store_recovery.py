@@ -351,6 +351,16 @@ async def test_a_disk_that_refuses_the_log_loses_nothing(
     await rig.close()
 
 
+async def test_a_disk_that_was_full_once(rig: Rig, leader: LeaderSource) -> None:
+    """There is room again, and the replica goes on without being started again."""
+    await prepared(rig, leader, 1)
+    rig.space.exhausted()
+    await rig.follow([leader.run()])
+    assert rig.store.applied == leader.position
+    assert not rig.space.low
+    await rig.close()
+
+
 async def test_a_full_disk_refuses_before_anything_is_written(
     rig: Rig, leader: LeaderSource
 ) -> None:
