@@ -401,6 +401,8 @@ class Writer:
         if others != self._others:
             self._others = others
             self._disturbed = True
+            # Whatever it did: what was verified before is asked of the database again.
+            self._changes.authority += 1
             log.warning(
                 "database_changed",
                 message="another process wrote to the database; the log begins anew with all of it",

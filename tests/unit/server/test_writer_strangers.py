@@ -33,12 +33,13 @@ class _Rig:
         (directory / "ltx").mkdir()
         self.log = TransactionLog.open(directory / "ltx")
         self.helper = ThreadPoolExecutor(max_workers=1)
+        self.changes = Changes()
         self.writer = Writer(
             self.path,
             helper=self.helper,
             clock=ManualClock(),
             space=Space(directory, ballast_bytes=4096, free=lambda _: 2**30),
-            changes=Changes(),
+            changes=self.changes,
             finish=lambda _txn, _topic, _notes: None,
         )
 
@@ -121,6 +122,21 @@ async def test_a_stranger_who_copies_the_wal(rig: _Rig, mode: int) -> None:
     assert await rig.files() == [(1, 3)]
     await rig.writer.submit(own)
     assert await rig.files() == [(1, 3), (4, 4)]
+
+
+async def test_what_a_stranger_did_may_have_taken_authority_away(rig: _Rig) -> None:
+    """A job of the next group that trusts what was verified before is told to ask again."""
+    seen = []
+
+    def look(txn: Txn) -> None:
+        own(txn)
+        seen.append(rig.changes.authority)
+
+    await rig.writer.submit(look)
+    rig.stranger()
+    await rig.writer.submit(look)
+    await rig.writer.submit(look)
+    assert seen == [0, 1, 1]
 
 
 async def test_a_stranger_before_a_snapshot(rig: _Rig) -> None:
