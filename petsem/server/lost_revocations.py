@@ -1,9 +1,10 @@
 """Revocations of a lost branch, made again on the branch that is left.
 
 Guarantees: a token that this node had revoked, and whose revocation was given up with its branch,
-is revoked again as soon as the leader can be asked, also after a restart; only then the branch is
-marked with `revoked-again`. Such a call only takes away: it names tokens, and can end them and
-nothing else. Of what else was lost, `names.json` is the list; that is for people.
+is revoked again as soon as the leader can be asked, also after a restart; the branch is marked with
+`revoked-again` only when the leader has it and, if one follows him, another node too. Such a call
+only takes away: it names tokens, and can end them and nothing else. Of what else was lost,
+`names.json` is the list; that is for people.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import structlog
 
 from petsem import limits
 from petsem.errors import PetsemError, invalid, unavailable
-from petsem.model import Role
+from petsem.model import Role, check_node
 from petsem.server import files
 from petsem.server.cluster_view import ClusterView
 from petsem.server.datadir import DataDir, NodeIdentity
@@ -48,6 +49,7 @@ class _Names(msgspec.Struct, frozen=True):
     """What matters here of a branch's `names.json`."""
 
     revocations: list[_Revocation] = []
+    unreadable: bool = False
 
 
 class LostRevocations:
@@ -69,6 +71,7 @@ class LostRevocations:
         self._upstream = upstream
         self._tokens = tokens
         self._helper = helper
+        self._unreadable: set[str] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.method = PeerMethod(REVOKE, pb.RevokeRequest, self._answer)
@@ -88,11 +91,13 @@ class LostRevocations:
         """Call it when a branch was lost."""
         self._wake.set()
 
-    async def _answer(self, _member: Member, request: pb.RevokeRequest) -> pb.RevokeResponse:
+    async def _answer(self, member: Member, request: pb.RevokeRequest) -> pb.RevokeResponse:
         if len(request.tokens) > limits.LOST_REVOCATIONS_MAX or any(
             len(nonce) != _NONCE_BYTES for nonce in request.tokens
         ):
             raise invalid("a call revokes at most 1,000 tokens, by their ids of 16 bytes")
+        # Whoever asks for himself is who his certificate says; his name goes into the rows.
+        request.node = check_node(request.node) if request.hops else member.node_id
         return pb.RevokeResponse(revoked=await self._revoke(request))
 
     async def _revoke(self, request: pb.RevokeRequest) -> int:
@@ -108,21 +113,34 @@ class LostRevocations:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            try:
-                for branch in await loop.run_in_executor(self._helper, self._unmarked):
+            waits = False
+            for branch in await loop.run_in_executor(self._helper, self._unmarked):
+                try:
                     await self._make_again(branch)
-            except PetsemError as e:
-                # Nobody leads, perhaps, or nobody can be reached.
-                log.info("lost_revocations_wait", message=e.message)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_AGAIN_S):
-                        await self._wake.wait()
-            else:
-                await self._wake.wait()
+                except PetsemError as e:
+                    # Nobody leads, perhaps, or nobody can be reached; the others are tried all the
+                    # same.
+                    waits = True
+                    log.info("lost_revocations_wait", branch=branch.name, message=e.message)
+                except Exception as e:
+                    waits = True
+                    log.error("lost_revocations_failed", branch=branch.name, exc_info=e)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_S if waits else None):
+                    await self._wake.wait()
 
     async def _make_again(self, branch: Path) -> None:
         loop = asyncio.get_running_loop()
         nonces = await loop.run_in_executor(self._helper, _read, branch / NAMES)
+        if nonces is None:
+            self._unreadable.add(branch.name)
+            log.error(
+                "lost_revocations_unknown",
+                branch=branch.name,
+                message="what this branch had revoked cannot be read from its list; look into its "
+                "files with 'petsem log', or revoke again what you know of",
+            )
+            return
         revoked = 0
         for start in range(0, len(nonces), limits.LOST_REVOCATIONS_MAX):
             some = nonces[start : start + limits.LOST_REVOCATIONS_MAX]
@@ -138,23 +156,24 @@ class LostRevocations:
         """Branches that are saved and not marked, on the helper thread."""
         try:
             found = sorted(self._datadir.lost.iterdir())
-        except FileNotFoundError:
+        except OSError:
             return []
-        except OSError as e:
-            raise unavailable(f"{self._datadir.lost} cannot be read: {e.strerror}") from None
         return [
             branch
             for branch in found
-            if files.present(branch / NAMES) and not files.present(branch / MARK)
+            if (branch / NAMES).exists()
+            and branch.name not in self._unreadable
+            and not (branch / MARK).exists()
         ]
 
 
-def _read(path: Path) -> Sequence[bytes]:
-    """The tokens that a branch had revoked; none, and a line in the log, if its list is damaged."""
-    raw = files.read_bounded(path, limits.LOST_NAMES_MAX_BYTES)
+def _read(path: Path) -> Sequence[bytes] | None:
+    """The tokens that a branch had revoked; None if nobody can say."""
     try:
+        raw = files.read_bounded(path, limits.LOST_NAMES_MAX_BYTES)
         names = msgspec.json.decode(raw, type=_Names)
-        return [bytes.fromhex(each.nonce) for each in names.revocations]
-    except (msgspec.MsgspecError, ValueError):
-        log.error("lost_names_damaged", branch=path.parent.name)
-        return []
+        nonces = [bytes.fromhex(each.nonce) for each in names.revocations]
+    except (PetsemError, ValueError):
+        return None
+    sound = all(len(nonce) == _NONCE_BYTES for nonce in nonces)
+    return nonces if sound and not names.unreadable else None

@@ -62,6 +62,9 @@ def serve(
     os.umask(0o077)
     # A core dump would hold keys and secrets.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The usual soft limit is less than the connections that a node takes.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     datadir = DataDir(data_dir)
     config = load_config(datadir)
     configure_logging(config.log, sys.stderr)

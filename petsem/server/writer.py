@@ -221,7 +221,10 @@ class Writer:
         try:
             self._space.check()
             db = await self._begin()
+            self._look_for_others(db)
         except Exception as e:
+            if self._db is not None and self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             refusal = self._failures.refusal(e)
             while self._queue:
                 _fail(self._queue.popleft(), refusal)
@@ -239,7 +242,6 @@ class Writer:
                 _fail(request, unknown_outcome())
 
     async def _fill_and_commit(self, db: apsw.Connection, group: list[_Request[Any]]) -> None:
-        self._look_for_others(db)
         position = Position(self.position.epoch, self.position.txid + 1)
         now_ms = self._clock.unix_ms()
         deadline_s = self._clock.boot_s() + limits.GROUP_MAX_S
@@ -443,6 +445,8 @@ class Writer:
 
     def _close(self) -> None:
         assert self._db is not None
+        if _changes_of_others(self._db) != self._others:
+            self._logging.disturbed()
         self._copies.close()
         self._db.close()
         self._db = None

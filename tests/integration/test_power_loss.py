@@ -13,4 +13,4 @@ from tests.faults import power
 async def test_its_own_log_makes_it_whole(tmp_path: Path) -> None:
     """With log, database and journal torn: nothing that was said to be durable is missing, and
     what is torn is put right."""
-    await power.of_losses(tmp_path, losses=4, seed=20260108)
+    await power.of_losses(tmp_path, losses=2, seed=20260108)

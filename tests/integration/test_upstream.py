@@ -11,6 +11,7 @@ import pytest
 
 from petsem import limits
 from petsem.errors import Code, PetsemError, limited, unavailable
+from petsem.server.peer.dial import FORWARD
 from petsem.server.replica import upstream
 from petsem.wire import petsem_pb2 as pb
 from tests.support.fake_leader import Talk, World, eventually, following
@@ -154,6 +155,22 @@ async def test_an_answer_that_is_lost(
     else:
         world.replica.follow.again()
     assert await asking is code
+
+
+async def test_a_call_of_this_node_s_own_that_is_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error like any other, and ends nobody's task."""
+    monkeypatch.setattr("petsem.server.replica.follow.CLOSE_S", 0.05)
+    await _connect(world)
+    arrived = _never_answers(world)
+    upstream = world.replica.upstream
+    asking = asyncio.create_task(upstream.ask(FORWARD, ASKED, pb.ForwardResponse, PATIENCE_S))
+    await arrived.wait()
+    world.replica.follow.again()
+    with pytest.raises(PetsemError) as lost:
+        await asking
+    assert lost.value.code is Code.UNAVAILABLE
 
 
 async def test_a_caller_that_leaves(world: World) -> None:

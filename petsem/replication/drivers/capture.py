@@ -30,7 +30,7 @@ from petsem.replication.ltx import Encoder, Header, encode, page_checksum
 from petsem.replication.ltx.checksum import CHECKSUM_FLAG
 from petsem.replication.rolling import ChecksumTableError, PageChecksums
 from petsem.replication.steps import CAPTURE, Reached, nothing
-from petsem.replication.wal import WalCommit
+from petsem.replication.wal import WalCommit, WalError
 
 _HELD_PAGES: Final = 4_096
 """A transaction of more pages is read twice and streamed into the log."""
@@ -200,7 +200,7 @@ class Capture:
         """Whether the WAL has what nobody told of, or has lost something."""
         try:
             return bool(self._tail.read(frames))
-        except WalLost:
+        except (WalLost, WalError):
             return True
 
     def _lose(self) -> None:
@@ -223,7 +223,7 @@ class Capture:
             return
         try:
             commits = self._tail.read(frames)
-        except WalLost:
+        except (WalLost, WalError):
             self._lose()
             return
         if [each.end.frames for each in commits] != [each.frames for each in self._unread]:

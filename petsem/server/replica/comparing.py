@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from petsem.errors import Code, PetsemError, unavailable
 from petsem.model import Position, Role
@@ -33,15 +34,16 @@ class Comparing:
         self._identity = identity
         self._view = view
         self._log = log
-        self._turn = asyncio.Lock()
+        # One search at a time, also of callers who hang up.
+        self._searching = ThreadPoolExecutor(1, thread_name_prefix="compare")
         self.method = PeerMethod(COMPARE, pb.CompareRequest, self._answer)
 
     async def _answer(self, _member: Member, request: pb.CompareRequest) -> pb.CompareResponse:
-        async with self._turn:
-            log = self._log()
-            if log is None:
-                raise unavailable("the node is changing its role; ask again in a moment")
-            found = await asyncio.to_thread(_position_of, log, request.txid)
+        log = self._log()
+        if log is None:
+            raise unavailable("the node is changing its role; ask again in a moment")
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._searching, _position_of, log, request.txid)
         return pb.CompareResponse(
             node=self._identity.node_id,
             leads=self._view.role is Role.LEADER,

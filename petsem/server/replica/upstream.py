@@ -79,10 +79,7 @@ class Upstream:
         except DecodeError:
             raise _lost() from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Not this request was ended but the connection, by whoever follows over it.
+            _raise_if_cancelled()
             raise (_lost() if changes else unavailable("the connection ended")) from None
 
     async def ask(self, path: str, request: Message, reply: type[M], timeout_s: float) -> M:
@@ -90,7 +87,11 @@ class Upstream:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s
         channel = await self._wait(min(timeout_s, RECONNECT_S))
-        return await ask(channel, path, request, reply, timeout_s=ends_s - loop.time())
+        try:
+            return await ask(channel, path, request, reply, timeout_s=ends_s - loop.time())
+        except asyncio.CancelledError:
+            _raise_if_cancelled()
+            raise unavailable("the connection ended", retry_after_s=1) from None
 
     async def _wait(self, timeout_s: float) -> grpc.aio.Channel:
         """The channel, also if it only connects within this time."""
@@ -107,6 +108,14 @@ class Upstream:
         raise unavailable(
             "no other node can be reached from this one at the moment", retry_after_s=1
         )
+
+
+def _raise_if_cancelled() -> None:
+    """In the handler of a CancelledError: raise it on if this task is being cancelled. Else not the
+    request was ended but the connection, by whoever follows over it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise
 
 
 def _lost() -> PetsemError:

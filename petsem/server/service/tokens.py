@@ -18,7 +18,7 @@ from petsem import limits
 from petsem.clock import rfc3339
 from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import random_id
-from petsem.errors import Code, PetsemError, invalid, not_found
+from petsem.errors import Code, PetsemError, invalid, not_found, unavailable
 from petsem.model import Kind, Position
 from petsem.server.auth import Authenticator, Principal
 from petsem.server.changes import REVOCATIONS
@@ -180,9 +180,13 @@ class Tokens:
 
     async def revoke_lost(self, nonces: Iterable[bytes], node_id: str) -> int:
         """End tokens that the lost branch of a node had ended; how many were live until now. One
-        that was minted on that branch, too, is not known here and needs nothing."""
+        that was minted on that branch, too, is not known here and needs nothing.
 
-        def job(txn: Txn) -> int:
+        `unavailable` if that is not on another node's disk in time, where one is connected: then
+        whoever asks has to ask again.
+        """
+
+        def job(txn: Txn) -> tuple[int, Position]:
             by = (f"node:{node_id}", b"")
             at = (txn.position.epoch, txn.position.txid)
             known = (rows.get(txn.db, nonce) for nonce in nonces)
@@ -193,9 +197,12 @@ class Tokens:
             ]
             if ended:
                 txn.changed[REVOCATIONS] = None
-            return len(ended)
+            return len(ended), txn.position
 
-        return await self._writes.own(job)
+        count, position = await self._writes.own(job)
+        if not (await self._writes.spread(position)).met:
+            raise unavailable("the revocations are on no other node yet; ask again")
+        return count
 
     def list(self, org: str | None, after: str | None, limit: int) -> http.TokenList:
         """Issued tokens, oldest first; never a token itself. `after` is a page's `next`."""

@@ -71,14 +71,45 @@ async def test_who_does_not_lead_passes_it_on(node: Running) -> None:
             await ask(node, nonce, hops=hops)
 
 
-@pytest.mark.parametrize("names", [b"{}", b"not json", b'{"revocations": [{"nonce": "zz"}]}'])
-async def test_a_list_without_tokens_is_marked(tmp_path: Path, names: bytes) -> None:
-    """Also one that is damaged, which the log says: it is not looked at for ever."""
-    async with running(tmp_path, furnished=False) as node:
-        branch = node.site.datadir.lost / "fork-to-end"
+async def test_whose_branch_it_was(node: Running) -> None:
+    """Whoever asks for himself is who his certificate says; a name that is passed on is one."""
+    token = bytes.fromhex(id_of(await node.org_token()))
+    method = node.node.lost_revocations.method
+    await method.answer(MEMBER, pb.RevokeRequest(tokens=[token], node="nrt-9"))
+    with node.node.pool.reading() as db:
+        assert sql.rows(db, "SELECT subject FROM revocations") == [("node:fra-1",)]
+    with pytest.raises(PetsemError) as refused:
+        await method.answer(MEMBER, pb.RevokeRequest(tokens=[token], node="n" * 1000, hops=1))
+    assert refused.value.code is Code.INVALID
+
+
+async def branches(node: Running, *names: bytes) -> list[Path]:
+    """Directories of lost branches with these lists."""
+    made = []
+    for number, each in enumerate(names):
+        branch = node.site.datadir.lost / f"branch-{number}"
         branch.mkdir(parents=True)
-        files.write_atomic(branch / NAMES, names)
+        files.write_atomic(branch / NAMES, each)
+        made.append(branch)
+    return made
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        b"not json",
+        b'{"revocations": [{"nonce": "zz"}]}',
+        b'{"revocations": [{"nonce": "00"}]}',
+        b'{"unreadable": true}',
+    ],
+)
+async def test_a_list_that_nobody_can_read(tmp_path: Path, names: bytes) -> None:
+    """It is not marked as done, and keeps no other from being done."""
+    async with running(tmp_path, furnished=False) as node:
+        bad, good = await branches(node, names, b"{}")
         lost = node.node.lost_revocations
-        await lost._make_again(branch)
-        assert files.present(branch / MARK)
+        for branch in lost._unmarked():
+            await lost._make_again(branch)
+        assert not files.present(bad / MARK)
+        assert files.present(good / MARK)
         assert lost._unmarked() == []

@@ -145,3 +145,15 @@ async def test_a_stranger_before_a_snapshot(rig: _Rig) -> None:
     rig.stranger()
     await rig.writer.checkpointed()
     assert await rig.files() == [(1, 2)]
+
+
+async def test_a_stranger_before_the_end(rig: _Rig) -> None:
+    """One that leaves no frame behind in the WAL is in the log all the same."""
+    await rig.writer.submit(own)
+    await rig.files()
+    rig.stranger(lambda db: db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE))
+    await rig.writer.stop()
+    log = TransactionLog.open(rig.path.parent / "ltx")
+    assert [(each.min_txid, each.max_txid) for each in log.infos()] == [(1, 2)]
+    assert log.base.txid == 0
+    log.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
 from typing import Any, cast
 
 import pytest
@@ -89,21 +89,31 @@ async def test_while_the_role_changes() -> None:
     assert refused.value.code is Code.UNAVAILABLE
 
 
-async def test_one_search_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many ask; here a search takes until everybody had his turn."""
-    searching, most = 0, 0
+class Crowded(Log):
+    """Notes how many searches there are at once."""
 
-    async def to_thread(search: Callable[..., Any], *given: Any) -> Any:
-        nonlocal searching, most
-        searching += 1
-        most = max(most, searching)
-        for _ in range(10):
-            await asyncio.sleep(0)
-        searching -= 1
-        return search(*given)
+    def __init__(self) -> None:
+        super().__init__()
+        self.searching = self.most = 0
 
-    monkeypatch.setattr(asyncio, "to_thread", to_thread)
-    node = comparing(Log())
+    def position_of(self, txid: int) -> Position | None:
+        self.searching += 1
+        self.most = max(self.most, self.searching)
+        for _ in range(1_000):
+            time.sleep(0)
+        self.searching -= 1
+        return super().position_of(txid)
+
+
+async def test_one_search_at_a_time() -> None:
+    """However many ask, and hang up; a search takes until somebody else could have begun."""
+    log = Crowded()
+    node = comparing(log)
+    gone = [asyncio.ensure_future(answer(node, 20)) for _ in range(4)]
+    await asyncio.sleep(0)
+    for each in gone:
+        each.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
     answers = await asyncio.gather(*(answer(node, 20) for _ in range(20)))
-    assert most == 1
+    assert log.most == 1
     assert all(each.found == position_to_protobuf(END) for each in answers)
