@@ -137,8 +137,8 @@ class LostRevocations:
             log.error(
                 "lost_revocations_unknown",
                 branch=branch.name,
-                message="what this branch had revoked cannot be read from its list; look into its "
-                "files with 'petsem log', or revoke again what you know of",
+                message="what this branch had revoked cannot be read from its list; revoke again "
+                "by hand what you know of",
             )
             return
         revoked = 0
