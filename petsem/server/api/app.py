@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Litestar, Request
+from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
-from litestar.types import ASGIApp, ExceptionHandlersMap
+from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
 
 from petsem.errors import invalid, not_found
 from petsem.server import policy
@@ -25,9 +26,10 @@ from petsem.server.api import cluster, probes, secrets, tenants, tokens, verific
 from petsem.server.api.diff_rate import DiffRate
 from petsem.server.api.errors import error_reply
 from petsem.server.api.metrics import NO_ROUTE, Metrics
+from petsem.server.api.often_asked import OftenAsked
 from petsem.server.api.openapi import document
 from petsem.server.api.reply import Reply
-from petsem.server.api.route import Route, internal_reply, litestar_handler
+from petsem.server.api.route import Route, endpoint, internal_reply, litestar_handler
 from petsem.server.node import Node
 from petsem.server.passing_on import PassingOn
 
@@ -36,7 +38,20 @@ _NO_SUCH_METHOD: Final = invalid("this path does not take that method; see the A
 _NOT_UNDERSTOOD: Final = invalid("the request is not understood; see /schema")
 
 
-def create_app(node: Node) -> Litestar:
+class App:
+    """The ASGI application of all routes."""
+
+    def __init__(self, litestar: Litestar, often: OftenAsked) -> None:
+        self.litestar = litestar
+        self._often = often
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        straight = self._often.find(scope) if scope["type"] == ScopeType.HTTP else None
+        await (straight or self.litestar)(scope, receive, send)
+
+
+def create_app(node: Node) -> App:
     """The application that serves `node` over HTTP."""
     metrics = Metrics(node)
     http = node.config.http
@@ -52,14 +67,16 @@ def create_app(node: Node) -> Litestar:
     refuse_gaps(routes)
     passing = PassingOn(node)
     described = msgspec.json.encode(document(routes))
-    return Litestar(
-        [*_options(routes), *(litestar_handler(route, node, metrics, passing) for route in routes)],
+    served = [(route, endpoint(route, node, metrics, passing)) for route in routes]
+    litestar = Litestar(
+        [*_options(routes), *(litestar_handler(route, serve) for route, serve in served)],
         exception_handlers=_exception_handlers(node, metrics),
         openapi_config=None,
         logging_config=None,
         debug=False,
         pdb_on_exception=False,
     )
+    return App(litestar, OftenAsked(each for each in served if each[0].often))
 
 
 def refuse_gaps(routes: Iterable[Route]) -> None:

@@ -49,7 +49,8 @@ class Route:
     `names` are those that the policy is decided on, for the documentation. `fails` are the codes
     that this route can answer beside those that every route, or every write, can. On a replica a
     route that `writes` is passed on to the leader; one that is about the node's `own` state never
-    goes to another. With `head` it answers HEAD too, as it answers GET but for the body.
+    goes to another. With `head` it answers HEAD too, as it answers GET but for the body. What is
+    asked `often` is found without Litestar where its path is spelt plainly (`often_asked`).
     """
 
     method: str
@@ -71,6 +72,7 @@ class Route:
     own: bool = False
     opened: bool | None = None
     head: bool = False
+    often: bool = False
 
     @property
     def rule(self) -> Rule | None:
@@ -88,16 +90,8 @@ class Route:
         return f"{self.method} {self.path}"
 
 
-def litestar_handler(
-    route: Route, node: Node, metrics: Metrics, passing: PassingOn
-) -> HTTPRouteHandler:
-    """The route as Litestar wants it.
-
-    To Litestar the answer is an ASGI application, which it calls with the request. Its own parsing
-    of parameters and building of responses cost as much again as its routing, and refuse less:
-    they quote input, and keep the last of two equal keys. (Its ASGI handlers, which would do even
-    less, cannot have parameters in their path: 2.25.0 raises KeyError.)
-    """
+def endpoint(route: Route, node: Node, metrics: Metrics, passing: PassingOn) -> ASGIApp:
+    """The ASGI application that answers the route, once its `path_params` are in the scope."""
     rule = route.rule
     meter = metrics.meter(route.label)
 
@@ -106,6 +100,18 @@ def litestar_handler(
         reply = await _answer(route, node, passing, rule, cast("HTTPScope", scope), receive)
         meter.count(reply.status, perf_counter() - started_s)
         await reply(scope, receive, send)
+
+    return serve
+
+
+def litestar_handler(route: Route, serve: ASGIApp) -> HTTPRouteHandler:
+    """The route as Litestar wants it.
+
+    To Litestar the answer is an ASGI application, which it calls with the request. Its own parsing
+    of parameters and building of responses cost as much again as its routing, and refuse less:
+    they quote input, and keep the last of two equal keys. (Its ASGI handlers, which would do even
+    less, cannot have parameters in their path: 2.25.0 raises KeyError.)
+    """
 
     async def handle() -> ASGIApp:
         return serve

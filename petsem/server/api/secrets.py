@@ -140,6 +140,7 @@ def routes(rate: DiffRate) -> tuple[Route, ...]:
         Route(
             method="PATCH",
             path=SECRETS,
+            often=True,
             handle=_patch,
             tag="secrets",
             summary="Set and unset secrets",
@@ -160,6 +161,7 @@ def routes(rate: DiffRate) -> tuple[Route, ...]:
         Route(
             method="GET",
             path=SECRETS + "/values",
+            often=True,
             handle=_values,
             tag="secrets",
             summary="Read values",

@@ -137,6 +137,7 @@ ROUTES: Final = (
     Route(
         method="POST",
         path="/v1/tokens/verify",
+        often=True,
         handle=_verify,
         tag="verification",
         summary="May this token do this?",
@@ -153,6 +154,7 @@ ROUTES: Final = (
     Route(
         method="POST",
         path="/v1/tokens/verify-batch",
+        often=True,
         handle=_verify_batch,
         tag="verification",
         summary="The same for up to 512 tokens",

@@ -48,7 +48,9 @@ async def test_nothing_else_is_served(api: Api) -> None:
     all refused."""
     from petsem.server import policy
 
-    served = {(method, route.path_format) for route in api.app.routes for method in route.methods}
+    served = {
+        (method, route.path_format) for route in api.app.litestar.routes for method in route.methods
+    }
     paths = {path for _, path in policy.HTTP}
     probes = {("HEAD", "/healthz"), ("HEAD", "/readyz")}
     assert served == policy.HTTP.keys() | probes | {("OPTIONS", path) for path in paths}
@@ -121,8 +123,8 @@ async def test_litestar_logs_nothing(api: Api, caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.DEBUG):
         await api.ask("POST", "/v1/orgs", content=b"{" + MARK.encode())
     assert MARK not in caplog.text
-    assert api.app.logger is None
-    assert not api.app.debug
+    assert api.app.litestar.logger is None
+    assert not api.app.litestar.debug
 
 
 async def test_no_state_is_shared_between_applications(api: Api) -> None:

@@ -9,10 +9,9 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
-from litestar import Litestar
 
 from petsem.clock import rfc3339
-from petsem.server.api.app import create_app
+from petsem.server.api.app import App, create_app
 from petsem.tokens.identifier import Identifier
 from petsem.tokens.macaroon import attenuate
 from petsem.tokens.text import encode_token, parse_token
@@ -50,7 +49,7 @@ class Answer:
 class Api:
     """The application of a running cluster's node, with the operator's token at hand."""
 
-    def __init__(self, cluster: Cluster, app: Litestar | None = None) -> None:
+    def __init__(self, cluster: Cluster, app: App | None = None) -> None:
         self.cluster = cluster
         self.node = cluster.node
         self.app = app or create_app(cluster.node)
