@@ -40,7 +40,7 @@ from petsem.tokens.identifier import Identifier
 from petsem.tokens.macaroon import derive_key
 from petsem.tokens.reasons import Reason, TokenRefused
 from petsem.tokens.text import UnverifiedToken, parse_token
-from petsem.tokens.verifier import verify_signatures
+from petsem.tokens.verifier import walk_signatures
 
 _ROOT_KEYS_MAX: Final = 16_384
 
@@ -63,6 +63,8 @@ class Verified(msgspec.Struct, frozen=True):
     caveats: tuple[bytes, ...]
     as_of: int = -1
     """What `Changes.authority` was before the database was asked."""
+    discharges: tuple[bytes, ...] = ()
+    """The signatures of its discharges before they were bound, in the order they were sent."""
 
     @property
     def token_id(self) -> str:
@@ -265,7 +267,7 @@ class Authenticator:
             self._refuse_if_behind(db, identifier)
             raise TokenRefused(Reason.UNKNOWN_KEY)
         if seen is not None and seen.org_uid == row.org_uid:
-            caveats = seen.caveats
+            caveats, tickets, discharges = seen.caveats, seen.tickets, seen.discharges
         else:
             try:
                 root_key = self._root_key(db, identifier.root_key_id, row)
@@ -273,8 +275,9 @@ class Authenticator:
                 if org is not None and row.org_name not in (None, org):
                     raise TokenRefused(Reason.WRONG_ORG) from None
                 raise
-            caveats = verify_signatures(presented.unverified or parse_token(text), root_key)
-            self._seen.add(text, Seen(identifier, row.org_uid, caveats))
+            signed = walk_signatures(presented.unverified or parse_token(text), root_key)
+            caveats, tickets, discharges = signed
+            self._seen.add(text, Seen(identifier, row.org_uid, *signed))
         if (
             row.kind is None or row.subject is None or row.caveats is None
             or row.expires_at is None or row.depth is None
@@ -286,13 +289,15 @@ class Authenticator:
         minted = rows.minted_with(row.caveats)
         if row.kind != identifier.kind or caveats[: len(minted)] != minted:
             raise TokenRefused(Reason.NOT_ISSUED)
+        if row.ticket is not None and row.ticket not in tickets:
+            raise TokenRefused(Reason.NOT_ISSUED)
         if rows.is_revoked(db, row):
             raise TokenRefused(Reason.REVOKED)
         if self._clock.unix_ms() >= row.expires_at:
             raise TokenRefused(Reason.EXPIRED)
         return Verified(
             identifier.nonce, identifier.root_key_id, identifier.kind, row.subject, row.org,
-            row.org_name, row.expires_at, row.depth, caveats, as_of,
+            row.org_name, row.expires_at, row.depth, caveats, as_of, discharges,
         )  # fmt: skip
 
     def _refuse_if_behind(self, db: apsw.Connection, identifier: Identifier) -> None:

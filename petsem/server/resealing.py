@@ -137,7 +137,7 @@ class Resealer:
     def _root_keys(self, txn: Txn, cursor: Cursor, _: int | None, budget: _Budget) -> Cursor:
         rows = min(budget.rows, _PAGE_ROWS)
         page = sealed.root_keys_after(txn.db, cursor.key_bytes, rows)
-        for key_id, owner, envelope in page:
+        for key_id, owner, envelope, _use in page:
             again = self._again(txn.db, owner, owner.place(Record.ROOT_KEY, key_id), envelope)
             if again is not None:
                 sealed.replace_root_key(txn.db, key_id, again[0])

@@ -222,7 +222,41 @@ CREATE TABLE invitations (
 CREATE INDEX invitations_expiry ON invitations (expires_at);
 """
 
-MIGRATIONS: Final[tuple[tuple[str, int], ...]] = ((_V1, 1), (_V2, 1))
+_V3: Final = """
+-- What a sealed key of root_keys is for: it signs tokens, or it is what an authenticator of the org
+-- (for people, or for boots) shares with the rest of the node, or the secret of the org's client at
+-- its OIDC provider. Only those that sign can be primary.
+ALTER TABLE root_keys ADD COLUMN use TEXT NOT NULL DEFAULT 'tokens'
+    CHECK (use IN ('tokens', 'sso', 'boot', 'client') AND (use = 'tokens' OR is_primary = 0));
+CREATE UNIQUE INDEX root_keys_use ON root_keys (coalesce(org, 0), use) WHERE use <> 'tokens';
+
+-- The ticket of the third-party caveat that the token was minted with; null if there is none.
+ALTER TABLE tokens ADD COLUMN ticket BLOB;
+CREATE INDEX tokens_subject ON tokens (org, subject);
+
+-- When a token was last verified by any node, to within some minutes.
+CREATE TABLE tokens_seen (
+    nonce BLOB PRIMARY KEY CHECK (length(nonce) = 16)
+        REFERENCES tokens (nonce) ON DELETE CASCADE,
+    at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Who asked for a machine to boot, in orgs where a host's token alone reads nothing.
+CREATE TABLE boot_grants (
+    id BLOB PRIMARY KEY CHECK (length(id) = 16),
+    org INTEGER NOT NULL REFERENCES orgs (id) ON DELETE CASCADE,
+    app TEXT NOT NULL,
+    machine TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    token BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX boot_grants_org ON boot_grants (org);
+CREATE INDEX boot_grants_expiry ON boot_grants (expires_at);
+"""
+
+MIGRATIONS: Final[tuple[tuple[str, int], ...]] = ((_V1, 1), (_V2, 1), (_V3, 3))
 """(SQL, oldest schema version whose readers understand the result), the first making version 1."""
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

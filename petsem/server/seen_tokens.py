@@ -34,6 +34,8 @@ class Seen(msgspec.Struct):
     identifier: Identifier
     org_uid: bytes | None
     caveats: tuple[bytes, ...]
+    tickets: tuple[bytes, ...]
+    discharges: tuple[bytes, ...]
     at: tuple[int, int] | None = None
     verified: Any = None
 

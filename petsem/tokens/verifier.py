@@ -13,20 +13,37 @@ from __future__ import annotations
 
 import hmac
 from collections import deque
+from typing import NamedTuple
 
 from petsem.tokens.macaroon import Macaroon, bind_signature, derive_key, sign_third_party
 from petsem.tokens.reasons import Reason, TokenRefused
 from petsem.tokens.text import UnverifiedToken
 from petsem.tokens.thirdparty import open_key
 
-__all__ = ["derive_key", "signature_under", "verify_signatures"]
+__all__ = ["Signed", "derive_key", "signature_under", "verify_signatures", "walk_signatures"]
 
 _Wanted = tuple[bytes, bytes, bytes]
 """A third-party caveat met on the walk: ticket, sealed key, and the signature that opens it."""
 
 
+class Signed(NamedTuple):
+    """What a token is once its signatures hold. `caveats` are all first-party ones: the root's in
+    order, then its discharges'. `tickets` are those of the root's third-party caveats, in order.
+    `discharges` are the signatures of the discharges, in the order they were sent, from before they
+    were bound: with them one can tell the same discharges bound to a narrower copy."""
+
+    caveats: tuple[bytes, ...]
+    tickets: tuple[bytes, ...]
+    discharges: tuple[bytes, ...]
+
+
 def verify_signatures(token: UnverifiedToken, root_key: bytes) -> tuple[bytes, ...]:
-    """Every first-party caveat of the token: the root's in order, then its discharges'.
+    """Every first-party caveat of the token; raises as `walk_signatures` does."""
+    return walk_signatures(token, root_key).caveats
+
+
+def walk_signatures(token: UnverifiedToken, root_key: bytes) -> Signed:
+    """The token with every signature recomputed and compared.
 
     `root_key` is the derived key (`derive_key` of the root secret). Raises TokenRefused:
     BAD_SIGNATURE for the root; DISCHARGE_MISSING; DISCHARGE_INVALID for a discharge that is
@@ -38,9 +55,11 @@ def verify_signatures(token: UnverifiedToken, root_key: bytes) -> tuple[bytes, .
     signature = _walk(root_key, root, caveats, wanted)
     if not hmac.compare_digest(signature, root.signature):
         raise TokenRefused(Reason.BAD_SIGNATURE)
+    tickets = tuple(ticket for ticket, _, _ in wanted)
+    discharges: tuple[bytes, ...] = ()
     if wanted or token.discharges:
-        _verify_discharges(token, caveats, wanted)
-    return tuple(caveats)
+        discharges = _verify_discharges(token, caveats, wanted)
+    return Signed(tuple(caveats), tickets, discharges)
 
 
 def signature_under(root_key: bytes, macaroon: Macaroon) -> bytes:
@@ -50,11 +69,11 @@ def signature_under(root_key: bytes, macaroon: Macaroon) -> bytes:
 
 def _verify_discharges(
     token: UnverifiedToken, caveats: list[bytes], wanted: deque[_Wanted]
-) -> None:
+) -> tuple[bytes, ...]:
     unused = {discharge.identifier: discharge for discharge in token.discharges}
     if len(unused) != len(token.discharges):
         raise TokenRefused(Reason.DISCHARGE_INVALID, "two discharges are for the same caveat")
-    used: set[bytes] = set()
+    used: dict[bytes, bytes] = {}
     while wanted:
         ticket, vid, signature = wanted.popleft()
         discharge = unused.pop(ticket, None)
@@ -63,13 +82,13 @@ def _verify_discharges(
             if ticket in used:
                 raise TokenRefused(Reason.DISCHARGE_INVALID, "two caveats share one discharge")
             raise TokenRefused(Reason.DISCHARGE_MISSING)
-        used.add(ticket)
-        walked = _walk(open_key(signature, vid), discharge, caveats, wanted)
+        used[ticket] = walked = _walk(open_key(signature, vid), discharge, caveats, wanted)
         bound = bind_signature(token.root.signature, walked)
         if not hmac.compare_digest(bound, discharge.signature):
             raise TokenRefused(Reason.DISCHARGE_INVALID)
     if unused:
         raise TokenRefused(Reason.DISCHARGE_INVALID, "a discharge is not asked for by any caveat")
+    return tuple(used[discharge.identifier] for discharge in token.discharges)
 
 
 def _walk(key: bytes, macaroon: Macaroon, caveats: list[bytes], wanted: deque[_Wanted]) -> bytes:

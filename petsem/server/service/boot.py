@@ -52,7 +52,8 @@ _HEAD: Final = f"SELECT {_COLUMNS}{_JOINS}"
 _HEAD_COLUMNS: Final = 9
 _APP_ID: Final = 4
 _HEAD_AND_TOKEN: Final = (
-    f"SELECT {_COLUMNS}, {ISSUED_COLUMNS}{_JOINS} LEFT JOIN root_keys r ON r.id = ?1{ISSUED_JOINS}"
+    f"SELECT {_COLUMNS}, {ISSUED_COLUMNS}{_JOINS} LEFT JOIN root_keys r"
+    f" ON r.id = ?1 AND r.use = 'tokens'{ISSUED_JOINS}"
 )
 
 

@@ -98,18 +98,19 @@ def replace_value(
 
 def root_keys_after(
     db: apsw.Connection, after: bytes, limit: int
-) -> list[tuple[bytes, Owner, bytes]]:
-    """(id, whose data key seals it, envelope) of the root keys of all orgs and of the cluster, by
-    id beyond `after`."""
+) -> list[tuple[bytes, Owner, bytes, str]]:
+    """(id, whose data key seals it, envelope, use) of the root keys of all orgs and of the cluster,
+    by id beyond `after`."""
     found = sql.rows(
         db,
-        "SELECT r.id, r.org, o.uid, r.envelope FROM root_keys r LEFT JOIN orgs o ON o.id = r.org"
+        "SELECT r.id, r.org, o.uid, r.envelope, r.use FROM root_keys r"
+        " LEFT JOIN orgs o ON o.id = r.org"
         " WHERE r.id > ? ORDER BY r.id LIMIT ?",
         (after, limit),
     )
     return [
-        (key_id, CLUSTER if org is None else Owner(Purpose.TOKENS, org, uid), envelope)
-        for key_id, org, uid, envelope in found
+        (key_id, CLUSTER if org is None else Owner(Purpose.TOKENS, org, uid), envelope, use)
+        for key_id, org, uid, envelope, use in found
     ]
 
 

@@ -36,6 +36,7 @@ class IssuedRow(msgspec.Struct, frozen=True):
     revoked_at: int | None
     parent_revoked_at: int | None
     grandparent: bytes | None
+    ticket: bytes | None
 
 
 class TokenRow(msgspec.Struct, frozen=True):
@@ -55,6 +56,7 @@ class TokenRow(msgspec.Struct, frozen=True):
     expires_at: int
     epoch: int
     txid: int
+    ticket: bytes | None = None
 
 
 class RevocationRow(msgspec.Struct, frozen=True):
@@ -70,7 +72,7 @@ class RevocationRow(msgspec.Struct, frozen=True):
 _NEVER = 2**62
 ISSUED_COLUMNS = (
     "r.envelope, r.org, ro.uid, ro.name, ro.deleted_at, t.kind, t.subject, t.caveats,"
-    " t.expires_at, t.depth, v.at, pv.at, tp.parent"
+    " t.expires_at, t.depth, v.at, pv.at, tp.parent, t.ticket"
 )
 """The columns of an `IssuedRow`, for statements that join `ISSUED_JOINS`."""
 ISSUED_JOINS = (
@@ -83,7 +85,7 @@ ISSUED_JOINS = (
 """What hangs on the root key `r` and the nonce `?2` of a presented token."""
 _TOKEN = (
     "nonce, org, root_key, kind, subject, parent, depth, caveats, label, created_at, created_by,"
-    " expires_at, epoch, txid"
+    " expires_at, epoch, txid, ticket"
 )
 
 
@@ -91,7 +93,8 @@ def look_up(db: apsw.Connection, root_key: bytes, nonce: bytes) -> IssuedRow | N
     """All that a verification needs in one statement; None if there is no such root key."""
     found = sql.one(
         db,
-        f"SELECT {ISSUED_COLUMNS} FROM root_keys r{ISSUED_JOINS} WHERE r.id = ?1",
+        f"SELECT {ISSUED_COLUMNS} FROM root_keys r{ISSUED_JOINS} WHERE r.id = ?1"
+        " AND r.use = 'tokens'",
         (root_key, nonce),
     )
     return None if found is None else IssuedRow(*found)
@@ -118,7 +121,6 @@ def revoked_ancestor(db: apsw.Connection, parent: bytes) -> int | None:
     return at
 
 
-@lru_cache(maxsize=4096)
 @lru_cache(maxsize=4_096)
 def minted_with(caveats: str) -> tuple[bytes, ...]:
     """The caveats of an issued row as they are in its token."""
@@ -159,15 +161,35 @@ def add_root_key(
     return [row[0] for row in retired]
 
 
+def shared_key(db: apsw.Connection, org: int, use: str) -> tuple[bytes, bytes] | None:
+    """(id, envelope) of what an org has sealed for that use: `sso`, `boot` or `client`."""
+    found = sql.one(db, "SELECT id, envelope FROM root_keys WHERE org = ? AND use = ?", (org, use))
+    return None if found is None else (found[0], found[1])
+
+
+def write_shared_key(
+    db: apsw.Connection, key_id: bytes, org: int, use: str, envelope: bytes | None, now_ms: int
+) -> None:
+    """Seal something for that use, in place of what was; None takes it away."""
+    sql.run(db, "DELETE FROM root_keys WHERE org = ? AND use = ?", (org, use))
+    if envelope is not None:
+        sql.run(
+            db,
+            "INSERT INTO root_keys (id, org, envelope, is_primary, created_at, use)"
+            " VALUES (?, ?, ?, 0, ?, ?)",
+            (key_id, org, envelope, now_ms, use),
+        )
+
+
 def insert(db: apsw.Connection, row: TokenRow) -> None:
     """Issue a token."""
     sql.run(
         db,
-        f"INSERT INTO tokens ({_TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO tokens ({_TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.nonce, row.org, row.root_key, row.kind, row.subject, row.parent, row.depth,
             row.caveats, row.label, row.created_at, row.created_by, row.expires_at, row.epoch,
-            row.txid,
+            row.txid, row.ticket,
         ),
     )  # fmt: skip
 
