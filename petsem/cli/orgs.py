@@ -1,4 +1,4 @@
-"""`petsem org`: tenants and their settings.
+"""`petsem org`: tenants.
 
 Guarantees: nothing is deleted without its name typed back. Names are checked before anything is
 sent, and those that do not fit are not repeated.
@@ -6,33 +6,23 @@ sent, and those that do not fit are not repeated.
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 import click
-from msgspec import UNSET
 
 from petsem.cli.api import connect
 from petsem.cli.confirm import confirm_name, deletion_options, manner, now_param
-from petsem.cli.durability import parse_durability, spell
 from petsem.cli.narrowing import Scope
 from petsem.cli.options import org_argument, pass_run, remote
-from petsem.cli.output import Cell, Table, show
+from petsem.cli.org_settings import settings_command
+from petsem.cli.output import Table, show
 from petsem.cli.paging import rows_of
 from petsem.cli.run import Run
 from petsem.cli.usage import Group
-from petsem.errors import invalid
 from petsem.wire.http import (
     CreateOrg,
     Deleted,
     Org,
     OrgList,
-    Settings,
-    SettingsPatch,
 )
-
-_SETTINGS = "the settings are durability=local|replicated=K and boot_max_staleness_s=SECONDS"
-_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 @click.group("org", cls=Group)
@@ -94,45 +84,4 @@ def org_undelete(run: Run, org: str) -> None:
     show(run, back, line=f"org {back.org} is back")
 
 
-@org_group.command("settings")
-@org_argument
-@click.argument("pairs", metavar="[KEY=VALUE]…", nargs=-1)
-@remote
-@pass_run
-def org_settings(run: Run, org: str, pairs: tuple[str, ...]) -> None:
-    """Show an org's settings, or change some; KEY=default takes a change back."""
-    patch = _settings_patch(pairs)
-    scope = Scope(("orgs:admin",), org)
-    path = f"/v1/orgs/{org}/settings"
-    with connect(run) as api:
-        if patch is None:
-            settings = api.get(path, Settings, scope)
-        else:
-            settings = api.change("PATCH", path, Settings, scope, body=patch)
-    rows: list[tuple[Cell, ...]] = [
-        ("durability", spell(settings.durability)),
-        ("boot_max_staleness_s", settings.boot_max_staleness_s),
-    ]
-    show(run, settings, Table(("SETTING", "VALUE"), rows))
-
-
-def _settings_patch(pairs: tuple[str, ...]) -> SettingsPatch | None:
-    if not pairs:
-        return None
-    given: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or key not in ("durability", "boot_max_staleness_s") or key in given:
-            raise invalid(f"each setting is given once, as KEY=VALUE; {_SETTINGS}")
-        if value == "default":
-            given[key] = None
-        elif key == "durability":
-            given[key] = parse_durability(value)
-        elif _WHOLE.fullmatch(value):
-            given[key] = int(value)
-        else:
-            raise invalid("boot_max_staleness_s is a whole number of seconds, or 'default'")
-    return SettingsPatch(
-        durability=given.get("durability", UNSET),
-        boot_max_staleness_s=given.get("boot_max_staleness_s", UNSET),
-    )
+org_group.add_command(settings_command)

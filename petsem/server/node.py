@@ -27,6 +27,7 @@ from petsem.server.roles import Roles
 from petsem.server.scanning import Scanning
 from petsem.server.service.boot import Boot
 from petsem.server.service.keyring import KeyringService
+from petsem.server.service.login import Login
 from petsem.server.service.nodes import Nodes
 from petsem.server.service.orgs import Orgs
 from petsem.server.service.secrets import Secrets
@@ -61,6 +62,7 @@ class Node:
     secrets: Secrets
     boot: Boot
     tokens: Tokens
+    login: Login
     verification: Verification
     keyring: KeyringService
     status: StatusService
@@ -201,6 +203,7 @@ def build_node(
             streams_max=config.limits.watch_streams,
         ),
         tokens=tokens,
+        login=Login(writes=writes, pool=pool, keys=keys, tokens=tokens, clock=clock),
         verification=Verification(
             pool=pool,
             auth=auth,

@@ -62,6 +62,8 @@ HTTP: Final[dict[tuple[str, str], Rule | None]] = {
     ("DELETE", "/v1/tokens/{token_id}"): TOKENS_REVOKE,
     ("GET", "/v1/orgs/{org}/tokens"): TOKENS_LIST,
     ("DELETE", "/v1/orgs/{org}/tokens/{token_id}"): TOKENS_REVOKE,
+    ("POST", "/v1/login"): OPEN,
+    ("POST", "/v1/login/token"): OPEN,
     ("POST", "/v1/tokens/verify"): TOKENS_VERIFY,
     ("POST", "/v1/tokens/verify-batch"): TOKENS_VERIFY,
     ("POST", "/v1/tokens/can"): TOKENS_VERIFY,

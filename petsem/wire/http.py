@@ -179,6 +179,68 @@ class Deleted(_Out, frozen=True):
     durability: DurabilityReport | UnsetType = UNSET
 
 
+Issuer = Annotated[
+    str, Meta(max_length=1024, description="the OIDC provider, as it calls itself: an https URL")
+]
+ClientId = Annotated[str, Meta(min_length=1, max_length=255, description="ours at the provider")]
+Domains = Annotated[
+    list[str], Meta(max_length=16, description="a person's address must end in one of these")
+]
+Groups = Annotated[
+    list[str], Meta(max_length=64, description="or be a member of one of these, if there are any")
+]
+GroupsClaim = Annotated[
+    str, Meta(min_length=1, max_length=255, description="which claim of the ID token lists groups")
+]
+PersonActions = Annotated[
+    list[str], Meta(min_length=1, max_length=32, description="what people's tokens can do at most")
+]
+DischargeLife = Annotated[
+    int,
+    Meta(ge=300, le=12 * 3600, description="seconds until the provider has to be asked again"),
+]
+SessionLife = Annotated[
+    int,
+    Meta(ge=300, le=7 * 24 * 3600, description="seconds until the person has to sign in again"),
+]
+_PERSON_ACTIONS = ("secrets:list", "secrets:write")
+
+
+class Sso(_In, frozen=True, kw_only=True):
+    """How people of an org sign in. `domains` or `groups` are required, since a provider may know
+    anybody. Where `client_secret` is left out, the one that was given for this client stays."""
+
+    issuer: Issuer
+    client_id: ClientId
+    client_secret: Annotated[str, Meta(min_length=1, max_length=1024)] | UnsetType | None = UNSET
+    domains: Domains = []
+    groups: Groups = []
+    groups_claim: GroupsClaim = "groups"
+    actions: PersonActions = msgspec.field(default_factory=lambda: list(_PERSON_ACTIONS))
+    discharge_s: DischargeLife = 3600
+    session_s: SessionLife = 12 * 3600
+
+
+class SsoInfo(_Out, frozen=True, kw_only=True):
+    """The same as it is kept; of a client's secret only whether there is one."""
+
+    issuer: Issuer
+    client_id: ClientId
+    client_secret_set: bool
+    domains: Domains
+    groups: Groups
+    groups_claim: GroupsClaim
+    actions: PersonActions
+    discharge_s: DischargeLife
+    session_s: SessionLife
+
+
+TwoKey = Annotated[
+    bool,
+    Meta(description="a host's token reads nothing until somebody has asked for the machine"),
+]
+
+
 class Settings(_Out, frozen=True):
     """An org's settings; every key is always present."""
 
@@ -186,6 +248,8 @@ class Settings(_Out, frozen=True):
     boot_max_staleness_s: Annotated[
         int, Meta(description="how long boot reads are served without word from the leader")
     ]
+    sso: SsoInfo | None = None
+    two_key: TwoKey = False
 
 
 class SettingsPatch(_In, frozen=True):
@@ -193,6 +257,8 @@ class SettingsPatch(_In, frozen=True):
 
     durability: DurabilityWish | UnsetType | None = UNSET
     boot_max_staleness_s: int | UnsetType | None = UNSET
+    sso: Sso | UnsetType | None = UNSET
+    two_key: TwoKey | UnsetType | None = UNSET
 
 
 # Secrets
@@ -358,6 +424,39 @@ class Minted(_Out, frozen=True):
     id: TokenId
     expires_at: Time
     position: PositionText
+
+
+class Login(_In, frozen=True):
+    """Whose people sign in."""
+
+    org: TenantName
+
+
+Base64Text = Annotated[str, Meta(max_length=8192, description="unpadded base64url")]
+
+
+class LoginTicket(_Out, frozen=True):
+    """What the authenticator is to be asked with, at `/.well-known/petsem/3p`."""
+
+    ticket: Base64Text
+
+
+class LoginToken(_In, frozen=True):
+    """A ticket and its discharge, for the token of the person who has signed in."""
+
+    ticket: Base64Text
+    discharge: Annotated[str, Meta(max_length=limits.TOKEN_MAX_BYTES)]
+    actions: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                max_length=32,
+                description="all that the org lets people do if left out",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class TokenInfo(_Out, frozen=True):

@@ -152,6 +152,8 @@ MINT: Final = http.Mint(
 MINT_OPERATOR: Final = http.Mint(
     caveats=["action in nodes:read, tokens:verify", "time < 2026-12-01T00:00:00Z"]
 )
+TICKET: Final = "AVtsfY6foLHC0-T1BhcoOUpbbH2On6CxwtPk9QYXKDlKW2x9jp-gscLT5PUGFyg5"
+DISCHARGE: Final = _NO_TOKEN
 MINTED: Final = http.Minted(
     token=_NO_TOKEN, id=_TOKEN_ID, expires_at="2027-01-01T00:00:00Z", position=_POSITION
 )

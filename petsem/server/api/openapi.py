@@ -46,6 +46,7 @@ _TAGS: Final = {
     "apps": "Apps of an org.",
     "secrets": "Secrets of an app and their history.",
     "tokens": "Tokens and the keys that sign them.",
+    "signing in": "For people, at their org's own provider.",
     "verification": "For API servers that check the tokens of others.",
     "nodes": "The cluster.",
     "keyring": "Keys that wrap data keys.",

@@ -124,7 +124,7 @@ class Orgs:
 
         def job(txn: Txn) -> http.Settings:
             org = rows.get_org(txn.db, name)
-            settings.write(txn.db, org.id, patch)
+            settings.write(txn.db, self._keys, org, patch, txn.now_ms)
             return settings.effective(txn.db, org.id)
 
         done, _ = await self._writes.once(principal, call, owned_by(name), http.Settings, job)

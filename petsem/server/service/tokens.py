@@ -26,13 +26,16 @@ from petsem.server.database import ReadPool
 from petsem.server.keys import CLUSTER, Keys, Owner
 from petsem.server.service.kinds import kind_for
 from petsem.server.service.minting import caveats_for, check_label, expiry_ms
+from petsem.server.service.shared_keys import open_org_ticket
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
 from petsem.server.store.tokens import TokenRow
 from petsem.server.writer import Txn
 from petsem.tokens.identifier import Identifier
-from petsem.tokens.mint import ROOT_SECRET_BYTES, mint
+from petsem.tokens.macaroon import LOCATION
+from petsem.tokens.mint import ROOT_SECRET_BYTES, ThirdParty, mint
+from petsem.tokens.reasons import TokenRefused
 from petsem.tokens.text import encode_token
 from petsem.wire import http
 
@@ -121,10 +124,11 @@ class Tokens:
             principal, call, owned_by(body.org), _MintedRow, job
         )
         with self._pool.snapshot() as db:
-            return self._derive(db, bytes.fromhex(done.nonce), position)
+            return self.derive(db, bytes.fromhex(done.nonce), position)
 
-    def _derive(self, db: apsw.Connection, nonce: bytes, position: Position) -> http.Minted:
-        """The token of an issued row: the same bytes each time."""
+    def derive(self, db: apsw.Connection, nonce: bytes, position: Position) -> http.Minted:
+        """The token of an issued row: the same bytes each time, but for the sealed key of a
+        third-party caveat, which is drawn anew."""
         row = rows.get(db, nonce)
         envelope = None if row is None else rows.root_key_envelope(db, row.root_key)
         if row is None or envelope is None:
@@ -133,13 +137,26 @@ class Tokens:
         identifier = Identifier(
             self._cluster_id, Kind(row.kind), row.root_key, nonce, row.epoch, row.txid
         )
-        token = mint(secret, identifier, msgspec.json.decode(row.caveats, type=list[str]))
+        caveats = msgspec.json.decode(row.caveats, type=list[str])
+        token = mint(secret, identifier, caveats, self._third_parties(db, row))
         return http.Minted(
             token=encode_token(token),
             id=nonce.hex(),
             expires_at=rfc3339(row.expires_at),
             position=str(position),
         )
+
+    def _third_parties(self, db: apsw.Connection, row: TokenRow) -> list[ThirdParty]:
+        if row.ticket is None:
+            return []
+        org = None if row.org is None else orgs.org_by_id(db, row.org)
+        if org is None:
+            raise not_found("the token's org is gone")
+        try:
+            ticket = open_org_ticket(db, self._keys, org, row.ticket)
+        except TokenRefused as refused:
+            raise refused.as_error() from None
+        return [ThirdParty(LOCATION.decode("ascii"), ticket.caveat_key, row.ticket)]
 
     def _root_secret(
         self, db: apsw.Connection, org: int | None, key_id: bytes, envelope: bytes

@@ -167,6 +167,12 @@ def shared_key(db: apsw.Connection, org: int, use: str) -> tuple[bytes, bytes] |
     return None if found is None else (found[0], found[1])
 
 
+def org_of_shared_key(db: apsw.Connection, key_id: bytes, use: str) -> int | None:
+    """The row number of the org whose key for that use has that id."""
+    found = sql.one(db, "SELECT org FROM root_keys WHERE id = ? AND use = ?", (key_id, use))
+    return None if found is None else found[0]
+
+
 def write_shared_key(
     db: apsw.Connection, key_id: bytes, org: int, use: str, envelope: bytes | None, now_ms: int
 ) -> None:

@@ -45,7 +45,7 @@ SETTINGS = {"durability": {"replicated": 1}, "boot_max_staleness_s": 3600}
             "org settings acme", "GET /v1/orgs/acme/settings", SETTINGS, None,
             ["org = acme", "action = orgs:admin"],
             "SETTING               VALUE\n"
-            "durability            replicated=1\nboot_max_staleness_s  3600\n",
+            "durability            replicated=1\nboot_max_staleness_s  3600\nsso                   off\ntwo_key               off\n",
         ),
         (
             "app create acme/web", "POST /v1/orgs/acme/apps", WEB, {"app": "web"},

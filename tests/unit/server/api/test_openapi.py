@@ -13,7 +13,16 @@ import pytest
 
 from petsem.errors import Code
 from petsem.server import policy
-from petsem.server.api import cluster, openapi, probes, secrets, tenants, tokens, verification
+from petsem.server.api import (
+    cluster,
+    login,
+    openapi,
+    probes,
+    secrets,
+    tenants,
+    tokens,
+    verification,
+)
 from petsem.server.api.diff_rate import DiffRate
 from petsem.server.api.errors import STATUS
 from petsem.server.api.route import Route
@@ -24,6 +33,7 @@ from tests.unit.server.cluster import Cluster
 
 ROUTES = (
     *tenants.ROUTES,
+    *login.ROUTES,
     *secrets.routes(DiffRate()),
     *tokens.ROUTES,
     *verification.ROUTES,

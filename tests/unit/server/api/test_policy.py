@@ -31,7 +31,9 @@ BODIES: dict[Where, Any] = {
 QUERIES = {("GET", "/v1/revocations"): {"org": "acme"}}
 
 GUARDED = [(route, rule) for route, rule in policy.HTTP.items() if rule is not None]
-OPEN = [route for route, rule in policy.HTTP.items() if rule is None]
+_SIGNING_IN = ("/v1/login", "/.well-known/", "/sso")
+SIGNING_IN = [route for route in policy.HTTP if route[1].startswith(_SIGNING_IN)]
+OPEN = [r for r, rule in policy.HTTP.items() if rule is None and r not in SIGNING_IN]
 OF_AN_ORG = [(route, rule) for route, rule in GUARDED if not rule.cluster_only]
 OF_THE_CLUSTER = [(route, rule) for route, rule in GUARDED if rule.cluster_only]
 WITH_AN_APP = [(route, rule) for route, rule in GUARDED if "{app}" in route[1]]
@@ -129,6 +131,17 @@ async def test_open(api: Api) -> None:
         for token in (None, "nonsense")
     }
     assert got == dict.fromkeys(got, 200)
+
+
+async def test_signing_in(api: Api) -> None:
+    """What comes before a person's first token is guarded by what it is given, whatever token is
+    sent beside it: given nothing, it does nothing."""
+    assert len(SIGNING_IN) > 1
+    for route in SIGNING_IN:
+        assert policy.HTTP[route] is None
+        without, beside = await _ask(api, route, None), await _ask(api, route, api.operator)
+        assert without.status == 400, route
+        assert (without.status, without.content) == (beside.status, beside.content), route
 
 
 async def test_a_stranger_learns_nothing(api: Api) -> None:
