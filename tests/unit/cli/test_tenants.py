@@ -18,7 +18,12 @@ ORG = {
 WEB = {**ORG, "app": "web", "version": 3}
 WEB.pop("org")
 GONE = {"deleted_at": "x", "purge_at": None, "message": "it is gone"}
-SETTINGS = {"durability": {"replicated": 1}, "boot_max_staleness_s": 3600}
+SETTINGS = {
+    "durability": {"replicated": 1},
+    "boot_max_staleness_s": 3600,
+    "sso": None,
+    "two_key": False,
+}
 
 
 @pytest.mark.parametrize(
