@@ -15,7 +15,7 @@ frozen dataclass takes eight times as long to make.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import apsw
@@ -24,18 +24,22 @@ import msgspec
 from petsem.clock import Clock
 from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import Purpose
-from petsem.errors import Code, PetsemError, invalid
+from petsem.errors import Code, PetsemError
 from petsem.model import Kind, Position, Role
 from petsem.server import sql
 from petsem.server.changes import Changes
 from petsem.server.cluster_view import ClusterView
 from petsem.server.database import read_position
+from petsem.server.host_key import HostKey
 from petsem.server.keys import CLUSTER, Keys, Owner
-from petsem.server.policy import Rule, within_org_authority
+from petsem.server.policy import Rule
+from petsem.server.seen_notes import NOTE_EVERY_MS, SeenNotes
 from petsem.server.seen_tokens import Seen, SeenTokens
 from petsem.server.stale import stale_position
 from petsem.server.store import tokens as rows
-from petsem.tokens.caveats import Access, SecretFilter, clear
+from petsem.tokens import authority
+from petsem.tokens.caveats import Access, SecretFilter, clear, expiry_of
+from petsem.tokens.grammar import parse_predicate
 from petsem.tokens.identifier import Identifier
 from petsem.tokens.macaroon import derive_key
 from petsem.tokens.reasons import Reason, TokenRefused
@@ -65,6 +69,10 @@ class Verified(msgspec.Struct, frozen=True):
     """What `Changes.authority` was before the database was asked."""
     discharges: tuple[bytes, ...] = ()
     """The signatures of its discharges before they were bound, in the order they were sent."""
+    ticketed: bool = False
+    """Whether it was minted with a third-party caveat, which then has been discharged."""
+    ends_at_ms: int = 0
+    """When it stops working: at `expires_at_ms`, or earlier if a holder has said so."""
 
     @property
     def token_id(self) -> str:
@@ -76,13 +84,14 @@ class Request(msgspec.Struct, frozen=True):
     """What a door knows of a request before its body: the token and where it comes from.
 
     `region` is that of the node that the client asked, if it was another one, which passed the
-    request on; `hops` counts the nodes that did.
+    request on; `hops` counts the nodes that did. `host_key` is None where there is no TLS.
     """
 
     token: str | None
     ip: str | None
     region: str | None = None
     hops: int = 0
+    host_key: HostKey | None = None
 
     def __repr__(self) -> str:
         return f"Request(token=…, ip={self.ip!r})"
@@ -120,14 +129,33 @@ class Names(msgspec.Struct, frozen=True):
 class Principal(msgspec.Struct, frozen=True):
     """A verified token that has cleared one request, with the names it may see of it.
 
-    `ip` and `region` are where the request came from, for holding the same request against another
-    action.
+    `ip`, `region` and `host_key` are where the request came from, for holding the same request
+    against another action.
     """
 
     token: Verified
     filter: SecretFilter | None
     ip: str | None = None
     region: str | None = None
+    host_key: HostKey | None = None
+
+
+Granted = Callable[[str], str | None]
+"""What the attribute `boot` is where a caveat wants it to be that: the same, or None."""
+
+
+class _Late(msgspec.Struct, frozen=True):
+    """The attributes that are learnt only for tokens with a caveat on them."""
+
+    host_key: HostKey | None
+    boot: Granted | None
+
+    def __call__(self, key: str, values: tuple[str, ...]) -> str | None:
+        if key == "host_key" and self.host_key is not None:
+            return self.host_key()
+        if key == "boot" and self.boot is not None and len(values) == 1:
+            return self.boot(values[0])
+        return None
 
 
 NO_NAMES: Final = Names()
@@ -154,6 +182,7 @@ class Authenticator:
         # With whose the key is: that binds it to its row for as long as it is kept here, too.
         self._derived: OrderedDict[bytes, tuple[bytes | None, bytes]] = OrderedDict()
         self._seen = SeenTokens()
+        self.notes = SeenNotes()
 
     def now_ms(self) -> int:
         """The time that tokens are held against."""
@@ -186,8 +215,9 @@ class Authenticator:
             raise refused.as_error() from None
 
     def _principal(self, token: Verified, request: Request, rule: Rule, names: Names) -> Principal:
-        ip, region = request.ip, request.region
-        return Principal(token, self.clear(token, rule, names, ip, region), ip, region)
+        ip, region, host_key = request.ip, request.region, request.host_key
+        allowed = self.clear(token, rule, names, ip, region, host_key)
+        return Principal(token, allowed, ip, region, host_key)
 
     def identify(self, db: apsw.Connection, request: Request) -> Verified:
         """The token of a request that any valid token may make: verified, not cleared."""
@@ -206,8 +236,11 @@ class Authenticator:
         if seen is None or seen.verified is None:
             return None
         known: Verified = seen.verified
-        if known.as_of != self._changes.authority or self._clock.unix_ms() >= known.expires_at_ms:
+        now_ms = self._clock.unix_ms()
+        if known.as_of != self._changes.authority or now_ms >= known.expires_at_ms:
             return None
+        if now_ms - seen.noted_ms >= NOTE_EVERY_MS:
+            self._note(seen, now_ms)
         return known
 
     def seen_before(self, request: Request) -> Presented | None:
@@ -216,12 +249,20 @@ class Authenticator:
         seen = self._seen.find(text)
         return None if seen is None else Presented(text, seen.identifier, seen, None)
 
-    def verify(self, db: apsw.Connection, text: str, *, org: str | None = None) -> Verified:
+    def verify(
+        self,
+        db: apsw.Connection,
+        text: str,
+        *,
+        org: str | None = None,
+        at: tuple[int, int] | None = None,
+    ) -> Verified:
         """What the token stands for, or `TokenRefused`. Its caveats are not evaluated here.
 
         `org` is the one that is asked about, if it is known: then a token of another org is refused
         also where that org's root key is damaged or its KEK not here, so that nobody's trouble with
-        his own keys fails an answer about somebody else.
+        his own keys fails an answer about somebody else. `at` is the (epoch, TXID) of the
+        caller's snapshot, if he has read that.
         """
         as_of = self._changes.authority
         presented = self._present(text)
@@ -229,12 +270,15 @@ class Authenticator:
         if seen is None:
             row = rows.look_up(db, identifier.root_key_id, identifier.nonce)
             return self._judge(db, presented, row, as_of, org)
-        at = sql.rows(db, "SELECT epoch, txid FROM position")[0]
+        at = sql.rows(db, "SELECT epoch, txid FROM position")[0] if at is None else at
         if seen.at == at:
             # The database is as it was when this very token was verified: only time has passed.
             known: Verified = seen.verified
-            if self._clock.unix_ms() >= known.expires_at_ms:
+            now_ms = self._clock.unix_ms()
+            if now_ms >= known.expires_at_ms:
                 raise TokenRefused(Reason.EXPIRED)
+            if now_ms - seen.noted_ms >= NOTE_EVERY_MS:
+                self._note(seen, now_ms)
             return known
         row = rows.look_up(db, identifier.root_key_id, identifier.nonce)
         verified = self._judge(db, presented, row, as_of, org)
@@ -277,7 +321,8 @@ class Authenticator:
                 raise
             signed = walk_signatures(presented.unverified or parse_token(text), root_key)
             caveats, tickets, discharges = signed
-            self._seen.add(text, Seen(identifier, row.org_uid, *signed))
+            seen = Seen(identifier, row.org_uid, *signed)
+            self._seen.add(text, seen)
         if (
             row.kind is None or row.subject is None or row.caveats is None
             or row.expires_at is None or row.depth is None
@@ -293,12 +338,20 @@ class Authenticator:
             raise TokenRefused(Reason.NOT_ISSUED)
         if rows.is_revoked(db, row):
             raise TokenRefused(Reason.REVOKED)
-        if self._clock.unix_ms() >= row.expires_at:
+        now_ms = self._clock.unix_ms()
+        if now_ms >= row.expires_at:
             raise TokenRefused(Reason.EXPIRED)
+        if now_ms - seen.noted_ms >= NOTE_EVERY_MS:
+            self._note(seen, now_ms)
         return Verified(
             identifier.nonce, identifier.root_key_id, identifier.kind, row.subject, row.org,
             row.org_name, row.expires_at, row.depth, caveats, as_of, discharges,
+            row.ticket is not None, _ends_at_ms(row.expires_at, caveats),
         )  # fmt: skip
+
+    def _note(self, seen: Seen, now_ms: int) -> None:
+        seen.noted_ms = now_ms
+        self.notes.note(seen.identifier.nonce, now_ms)
 
     def _refuse_if_behind(self, db: apsw.Connection, identifier: Identifier) -> None:
         """On a replica a token is not unknown before the transaction that minted it is here."""
@@ -309,7 +362,14 @@ class Authenticator:
             raise stale_position(have, need)
 
     def clear(
-        self, token: Verified, rule: Rule, names: Names, ip: str | None, region: str | None = None
+        self,
+        token: Verified,
+        rule: Rule,
+        names: Names,
+        ip: str | None,
+        region: str | None = None,
+        host_key: HostKey | None = None,
+        boot: Granted | None = None,
     ) -> SecretFilter | None:
         """Hold a request of this node's own against the token's authority and caveats."""
         if rule.cluster_only and token.org is not None:
@@ -330,32 +390,24 @@ class Authenticator:
         if token.kind is Kind.PERSON:
             attributes["user"] = token.subject.removeprefix("person:")
         now_s = self._clock.unix_ms() // 1000
-        return clear(token.caveats, Access(attributes, now_s, names.secrets, names.filterable))
+        late = None if host_key is None and boot is None else _Late(host_key, boot)
+        access = Access(attributes, now_s, names.secrets, names.filterable, late)
+        return clear(token.caveats, access)
 
     def clear_access(
         self, token: Verified, access: Mapping[str, str], *, now_s: int | None = None
     ) -> None:
         """Hold an access that an API server describes against the token.
 
-        The org must be the root key's, `time` and `user` are the server's own, and the rest comes
-        from `access` only. `now_s` replaces the clock in a dry run.
+        By the rule of `petsem.tokens.authority`, with this node's time; `now_s` replaces the clock
+        in a dry run.
         """
-        org, action = access.get("org"), access.get("action")
-        if org is None or action is None:
-            raise invalid("access needs both org and action")
-        if token.org is not None:
-            if org != token.org_name:
-                raise TokenRefused(Reason.WRONG_ORG)
-            if not within_org_authority(action):
-                raise TokenRefused(
-                    Reason.WRONG_ORG, "this needs a token of the cluster key, not of an org's"
-                )
-        attributes = {k: v for k, v in access.items() if k not in ("time", "user")}
-        if token.kind is Kind.PERSON:
-            attributes["user"] = token.subject.removeprefix("person:")
         if now_s is None:
             now_s = self._clock.unix_ms() // 1000
-        clear(token.caveats, Access(attributes, now_s))
+        org = None if token.org is None else token.org_name or ""
+        authority.clear_access(
+            token.caveats, access, now_s, kind=token.kind, subject=token.subject, org=org
+        )
 
     def still_holds(self, db: apsw.Connection, token: Verified) -> None:
         """The part of a verification that can change after it: asked again inside a write's own
@@ -392,6 +444,11 @@ class Authenticator:
             self._derived.popitem(last=False)
         self._derived[key_id] = (row.org_uid, derived)
         return derived
+
+
+def _ends_at_ms(expires_at_ms: int, caveats: tuple[bytes, ...]) -> int:
+    bound_s = expiry_of(filter(None, map(parse_predicate, caveats)))
+    return expires_at_ms if bound_s is None else min(expires_at_ms, bound_s * 1000)
 
 
 def _token_of(request: Request) -> str:

@@ -38,6 +38,8 @@ class Seen(msgspec.Struct):
     discharges: tuple[bytes, ...]
     at: tuple[int, int] | None = None
     verified: Any = None
+    noted_ms: int = 0
+    """When it was last noted that the token is in use."""
 
 
 class SeenTokens:

@@ -10,7 +10,7 @@ not know what an action means, which org a token belongs to, or what time it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,13 +51,16 @@ class Access(msgspec.Struct, frozen=True):
 
     `attributes` by key (a `time` among them is never read); `now_s`: the server's clock, Unix
     seconds; `secrets`: every secret name that the request touches, or None if it names none;
-    `filterable`: the answer may leave names out, so that `secret` caveats filter it.
+    `filterable`: the answer may leave names out, so that `secret` caveats filter it. `late` is
+    asked, with the values that a caveat allows, for an attribute that is not among the others: for
+    what costs something to learn and few tokens have a caveat on.
     """
 
     attributes: Mapping[str, str]
     now_s: int
     secrets: tuple[str, ...] | None = None
     filterable: bool = False
+    late: Callable[[str, tuple[str, ...]], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,8 @@ def _holds(
         names = access.secrets
         return bool(names) and all(_matches(values, name) for name in names)
     value = attributes.get(key)
+    if value is None and access.late is not None:
+        value = access.late(key, values)
     if value is None:
         return False
     if key == "secret":

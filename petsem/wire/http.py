@@ -475,6 +475,10 @@ class TokenInfo(_Out, frozen=True):
     expires_at: Time
     state: Literal["live", "expired", "revoked"]
     revoked_at: Time | None
+    last_seen: (
+        Annotated[Time, Meta(description="when a node last verified it, to within some minutes")]
+        | None
+    ) = None
 
 
 class TokenList(_Out, frozen=True):
@@ -489,6 +493,22 @@ class Revoked(_Out, frozen=True):
 
     id: TokenId
     revoked_at: Time
+    position: PositionText
+    durability: DurabilityReport
+
+
+class RevokeMany(_In, frozen=True):
+    """Whose tokens are to end: exactly one of these."""
+
+    subject: Annotated[str, Meta(description="such as `person:a@example.com`")] | None = None
+    app: TenantName | None = None
+    all: Annotated[bool, Meta(description="every token of the org")] = False
+
+
+class RevokedMany(_Out, frozen=True):
+    """How many ended by this call, and where that is durable."""
+
+    revoked: int
     position: PositionText
     durability: DurabilityReport
 
@@ -523,6 +543,13 @@ class VerifyBatch(_In, frozen=True):
 
 Reason = Annotated[str, Meta(description="an open set: take an unknown one for a refusal too")]
 FailedCaveat = Annotated[str, Meta(description="the caveat that failed")]
+DischargeSignature = Annotated[
+    str,
+    Meta(
+        description="a discharge's signature from before it was bound, in hexadecimal: with it, who "
+        "keeps this answer can check narrower copies of the token himself; as secret as the token"
+    ),
+]
 
 
 class Verdict(_Out, frozen=True, omit_defaults=True, kw_only=True):
@@ -537,6 +564,7 @@ class Verdict(_Out, frozen=True, omit_defaults=True, kw_only=True):
     reason: Reason | UnsetType = UNSET
     caveat: FailedCaveat | UnsetType = UNSET
     message: str | UnsetType = UNSET
+    discharge_signatures: list[DischargeSignature] | UnsetType = UNSET
     freshness: Freshness
 
 

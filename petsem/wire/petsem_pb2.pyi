@@ -143,7 +143,7 @@ class VerifyRequest(_message.Message):
     def __init__(self, token: _Optional[str] = ..., access: _Optional[_Mapping[str, str]] = ..., max_staleness_s: _Optional[int] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
-    __slots__ = ("allowed", "token_id", "org", "subject", "expires_at_ms", "reason", "caveat", "message", "freshness")
+    __slots__ = ("allowed", "token_id", "org", "subject", "expires_at_ms", "reason", "caveat", "message", "freshness", "discharge_signatures")
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     ORG_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +153,7 @@ class VerifyResponse(_message.Message):
     CAVEAT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    DISCHARGE_SIGNATURES_FIELD_NUMBER: _ClassVar[int]
     allowed: bool
     token_id: str
     org: str
@@ -162,7 +163,8 @@ class VerifyResponse(_message.Message):
     caveat: str
     message: str
     freshness: Freshness
-    def __init__(self, allowed: _Optional[bool] = ..., token_id: _Optional[str] = ..., org: _Optional[str] = ..., subject: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., reason: _Optional[str] = ..., caveat: _Optional[str] = ..., message: _Optional[str] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ...) -> None: ...
+    discharge_signatures: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, allowed: _Optional[bool] = ..., token_id: _Optional[str] = ..., org: _Optional[str] = ..., subject: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., reason: _Optional[str] = ..., caveat: _Optional[str] = ..., message: _Optional[str] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., discharge_signatures: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class VerifyBatchRequest(_message.Message):
     __slots__ = ("requests",)
@@ -273,7 +275,7 @@ class Header(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class ForwardRequest(_message.Message):
-    __slots__ = ("method", "path", "query", "headers", "body", "client_ip", "hops", "client_region")
+    __slots__ = ("method", "path", "query", "headers", "body", "client_ip", "hops", "client_region", "client_host_key")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +284,7 @@ class ForwardRequest(_message.Message):
     CLIENT_IP_FIELD_NUMBER: _ClassVar[int]
     HOPS_FIELD_NUMBER: _ClassVar[int]
     CLIENT_REGION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_HOST_KEY_FIELD_NUMBER: _ClassVar[int]
     method: str
     path: str
     query: str
@@ -290,7 +293,8 @@ class ForwardRequest(_message.Message):
     client_ip: str
     hops: int
     client_region: str
-    def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., query: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[bytes] = ..., client_ip: _Optional[str] = ..., hops: _Optional[int] = ..., client_region: _Optional[str] = ...) -> None: ...
+    client_host_key: str
+    def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., query: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[bytes] = ..., client_ip: _Optional[str] = ..., hops: _Optional[int] = ..., client_region: _Optional[str] = ..., client_host_key: _Optional[str] = ...) -> None: ...
 
 class ForwardResponse(_message.Message):
     __slots__ = ("status", "headers", "body")
@@ -317,6 +321,24 @@ class RevokeResponse(_message.Message):
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     revoked: int
     def __init__(self, revoked: _Optional[int] = ...) -> None: ...
+
+class SeenToken(_message.Message):
+    __slots__ = ("token", "at_ms")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    at_ms: int
+    def __init__(self, token: _Optional[bytes] = ..., at_ms: _Optional[int] = ...) -> None: ...
+
+class SeenRequest(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[SeenToken]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[SeenToken, _Mapping]]] = ...) -> None: ...
+
+class SeenResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class CompareRequest(_message.Message):
     __slots__ = ("txid",)

@@ -17,6 +17,7 @@ from petsem import limits
 from petsem.clock import Clock
 from petsem.errors import PetsemError, invalid, limited
 from petsem.server.auth import Request
+from petsem.server.host_key import of_call
 from petsem.server.rpc.caller import bearer, grpc_peer_ip
 from petsem.server.rpc.errors import grpc_error, unexpected
 from petsem.server.rpc.messages import parse
@@ -127,6 +128,12 @@ def caller_of(context: Context) -> Request:
                 raise invalid("there is more than one authorization in the metadata; send one")
             token = bearer(str(value))
     return Request(token, grpc_peer_ip(context.peer()))
+
+
+def certified_caller_of(context: Context) -> Request:
+    """The same where clients need certificates: the host key, too, once it is asked for."""
+    caller = caller_of(context)
+    return Request(caller.token, caller.ip, host_key=of_call(context))
 
 
 def anybody(_context: Context) -> Request:

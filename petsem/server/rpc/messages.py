@@ -6,6 +6,7 @@ decides nothing about authority.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -29,6 +30,8 @@ M = TypeVar("M", bound=Message)
 
 _FRESHNESS: Final = pb.FetchResponse.FRESHNESS_FIELD_NUMBER << 3 | 2
 _ETAG: Final = pb.FetchResponse.ETAG_FIELD_NUMBER << 3 | 2
+_VERDICT_FRESHNESS: Final = pb.VerifyResponse.FRESHNESS_FIELD_NUMBER << 3 | 2
+_RESPONSES: Final = pb.VerifyBatchResponse.RESPONSES_FIELD_NUMBER << 3 | 2
 
 
 def parse(kind: type[M], raw: bytes) -> M:
@@ -97,19 +100,27 @@ def verify_item(message: pb.VerifyRequest) -> VerifyItem:
     return VerifyItem(message.token, dict(message.access), staleness_s)
 
 
-def verify_reply(verdict: Verdict, freshness: pb.Freshness) -> pb.VerifyResponse:
-    """The answer to one question."""
-    return pb.VerifyResponse(
-        allowed=verdict.allowed,
-        token_id=verdict.token_id,
-        org=verdict.org,
-        subject=verdict.subject,
-        expires_at_ms=verdict.expires_at_ms,
-        reason=verdict.reason,
-        caveat=verdict.caveat,
-        message=verdict.message,
-        freshness=freshness,
-    )
+def verify_reply(verdict: Verdict, freshness: bytes) -> bytes:
+    """A serialised VerifyResponse, with a serialised Freshness."""
+    if verdict.allowed:
+        message = pb.VerifyResponse(
+            allowed=True,
+            token_id=verdict.token_id,
+            org=verdict.org,
+            subject=verdict.subject,
+            expires_at_ms=verdict.expires_at_ms,
+            discharge_signatures=verdict.discharges,
+        )
+    else:
+        message = pb.VerifyResponse(
+            reason=verdict.reason, caveat=verdict.caveat, message=verdict.message
+        )
+    return message.SerializeToString() + _field(_VERDICT_FRESHNESS, freshness)
+
+
+def verify_batch_reply(verdicts: Iterable[Verdict], freshness: bytes) -> bytes:
+    """A serialised VerifyBatchResponse; all were read at the position of `freshness`."""
+    return b"".join(_field(_RESPONSES, verify_reply(each, freshness)) for each in verdicts)
 
 
 def revocation(row: RevocationRow | None, at: Position, freshness: pb.Freshness) -> pb.Revocation:

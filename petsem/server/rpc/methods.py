@@ -104,8 +104,7 @@ class Methods:
             (verdict,) = self._verification.verify(request, [messages.verify_item(message)])
         except PetsemError as e:
             return await self._elsewhere(VERIFY, request, message, e)
-        freshness = self._freshness.protobuf(verdict.position)
-        return messages.verify_reply(verdict, freshness).SerializeToString()
+        return messages.verify_reply(verdict, self._freshness.encoded(verdict.position))
 
     async def verify_batch(self, request: Request, message: pb.VerifyBatchRequest) -> bytes:
         """Many such questions, all answered at one position."""
@@ -119,11 +118,9 @@ class Methods:
             )
         except PetsemError as e:
             return await self._elsewhere(VERIFY_BATCH, request, message, e)
-        reply = pb.VerifyBatchResponse()
-        for verdict in verdicts:
-            freshness = self._freshness.protobuf(verdict.position)
-            reply.responses.append(messages.verify_reply(verdict, freshness))
-        return reply.SerializeToString()
+        if not verdicts:
+            return b""
+        return messages.verify_batch_reply(verdicts, self._freshness.encoded(verdicts[0].position))
 
     async def _elsewhere(
         self, path: str, request: Request, message: Message, error: PetsemError

@@ -17,7 +17,7 @@ from petsem.errors import unavailable
 from petsem.server.config_keys import Address
 from petsem.server.live_tls import LiveTls
 from petsem.server.node import Node
-from petsem.server.rpc.handlers import Handlers, anybody, caller_of
+from petsem.server.rpc.handlers import Handlers, anybody, caller_of, certified_caller_of
 from petsem.server.rpc.health import NAME as HEALTH
 from petsem.server.rpc.health import Health
 from petsem.server.rpc.methods import Methods
@@ -79,15 +79,18 @@ async def start_grpc(node: Node) -> GrpcServer:
     methods = Methods(node)
     # The services bound these streams themselves.
     streams, open_streams = Streams(), Streams(OPEN_STREAMS_MAX)
+    tls_files = node.config.grpc.tls
+    certified = tls_files is not None and tls_files.client_ca is not None
+    caller = certified_caller_of if certified else caller_of
     for unary in methods.unary:
-        handlers.add_unary(unary, caller_of)
+        handlers.add_unary(unary, caller)
     for stream in methods.streams:
-        handlers.add_stream(stream, caller_of, streams)
+        handlers.add_stream(stream, caller, streams)
     health = Health(lambda: not node.status.ready(), SERVICES)
     handlers.add_unary(health.unary, anybody)
     handlers.add_stream(health.stream, anybody, open_streams)
     for exchange in Reflection(node, (*SERVICES, HEALTH)).exchanges:
-        handlers.add_exchange(exchange, caller_of, open_streams)
+        handlers.add_exchange(exchange, caller, open_streams)
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((handlers,))
     config = node.config.grpc

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import apsw
+import msgspec
 
 from petsem import limits
 from petsem.errors import invalid, limited
 from petsem.model import Position, check_org
-from petsem.server.auth import Authenticator, Names, Request, Verified
+from petsem.server.auth import Authenticator, Names, Request
 from petsem.server.changes import REVOCATIONS, Changes
 from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource
@@ -26,25 +26,32 @@ from petsem.server.service.waiting import check_fence
 from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
 from petsem.server.store.tokens import RevocationRow
-from petsem.tokens.caveats import expiry_of
-from petsem.tokens.grammar import parse_predicate
+from petsem.tokens.authority import check_access
 from petsem.tokens.reasons import TokenRefused
 
 HEARTBEAT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyItem:
+# Structs, as in `petsem.server.auth`: a batch has 512 of each.
+
+
+class VerifyItem(msgspec.Struct, frozen=True):
     """One question: a token, what it is to be used for, and how stale the answer may be."""
 
-    token: str = field(repr=False)
+    token: str
     access: Mapping[str, str]
     max_staleness_s: int | None = None
 
+    def __repr__(self) -> str:
+        return f"VerifyItem(token=…, access={self.access!r})"
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The answer. Of a refused token nothing is told but why."""
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The answer. Of a refused token nothing is told but why.
+
+    `discharges`: the signatures of the token's discharges before they were bound, in the order they
+    were sent, so that a verifier which keeps the answer can tell narrower copies himself.
+    """
 
     allowed: bool
     position: Position
@@ -55,6 +62,11 @@ class Verdict:
     reason: str = ""
     caveat: str = ""
     message: str = ""
+    discharges: tuple[bytes, ...] = ()
+
+    def __repr__(self) -> str:
+        why = self.reason or self.token_id
+        return f"Verdict(allowed={self.allowed}, position={self.position}, {why})"
 
 
 class Verification:
@@ -79,15 +91,17 @@ class Verification:
         """A verdict for each item, all read at one position."""
         if len(items) > limits.VERIFY_BATCH_MAX:
             raise invalid(f"a batch has at most {limits.VERIFY_BATCH_MAX} tokens")
+        asked: dict[str | None, None] = {}
         for item in items:
-            check_access(item.access)
+            check_access(item.access, asked)
+            asked[item.access["org"]] = None
         with self._pool.snapshot() as db:
-            asked = dict.fromkeys(item.access["org"] for item in items)
             self.authorize(db, request, asked or (None,))
             position = read_position(db)
-            for item in items:
-                self._check_age(item, position)
-            return [self._decide(db, item, position, None) for item in items]
+            for bound_s in {item.max_staleness_s for item in items}:
+                check_verdict(self._freshness, bound_s, position)
+            at = position.epoch, position.txid
+            return [self._decide(db, item, position, at, None) for item in items]
 
     def can(self, request: Request, item: VerifyItem, now_s: int | None = None) -> Verdict:
         """The dry run: as `verify`, at another time if one is given."""
@@ -95,26 +109,31 @@ class Verification:
         with self._pool.snapshot() as db:
             self.authorize(db, request, {item.access["org"]})
             position = read_position(db)
-            self._check_age(item, position)
-            return self._decide(db, item, position, now_s)
-
-    def _check_age(self, item: VerifyItem, position: Position) -> None:
-        check_verdict(self._freshness, item.max_staleness_s, position)
+            check_verdict(self._freshness, item.max_staleness_s, position)
+            at = position.epoch, position.txid
+            return self._decide(db, item, position, at, now_s)
 
     def authorize(self, db: apsw.Connection, request: Request, names: Iterable[str | None]) -> None:
         """Whoever asks must be allowed to verify for every one of these orgs; None means all."""
         token = self._auth.identify(db, request)
         try:
             for org in names:
-                self._auth.clear(token, TOKENS_VERIFY, Names(org), request.ip, request.region)
+                self._auth.clear(
+                    token, TOKENS_VERIFY, Names(org), request.ip, request.region, request.host_key
+                )
         except TokenRefused as refused:
             raise refused.as_error() from None
 
     def _decide(
-        self, db: apsw.Connection, item: VerifyItem, position: Position, now_s: int | None
+        self,
+        db: apsw.Connection,
+        item: VerifyItem,
+        position: Position,
+        at: tuple[int, int],
+        now_s: int | None,
     ) -> Verdict:
         try:
-            token = self._auth.verify(db, item.token, org=item.access["org"])
+            token = self._auth.verify(db, item.token, org=item.access["org"], at=at)
             self._auth.clear_access(token, item.access, now_s=now_s)
         except TokenRefused as refused:
             return Verdict(
@@ -130,7 +149,8 @@ class Verification:
             token_id=token.token_id,
             org=token.org_name or item.access["org"],
             subject=token.subject,
-            expires_at_ms=expires_at_ms(token),
+            expires_at_ms=token.ends_at_ms,
+            discharges=token.discharges,
         )
 
     async def revocations(
@@ -209,23 +229,6 @@ def _resumable(
         if following is None or (following.epoch, following.txid) != (row.epoch, row.txid):
             before = at
         yield row, before
-
-
-def check_access(access: Mapping[str, str]) -> None:
-    """Refuse an access that cannot be evaluated: no org or action, or absurdly large."""
-    if len(access) > limits.ACCESS_ATTRIBUTES_MAX:
-        raise invalid(f"access has at most {limits.ACCESS_ATTRIBUTES_MAX} attributes")
-    if any(len(k) > 64 or len(v) > 255 for k, v in access.items()):
-        raise invalid("an attribute of access is at most 64 characters, its value at most 255")
-    if "action" not in access or "org" not in access:
-        raise invalid("access needs both org and action")
-    check_org(access["org"])
-
-
-def expires_at_ms(token: Verified) -> int:
-    """When the token stops working: its row's time, or an earlier one that a holder added."""
-    bound_s = expiry_of(filter(None, map(parse_predicate, token.caveats)))
-    return token.expires_at_ms if bound_s is None else min(token.expires_at_ms, bound_s * 1000)
 
 
 async def _wait(event: asyncio.Event) -> None:

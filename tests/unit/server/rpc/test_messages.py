@@ -14,6 +14,7 @@ from petsem.server.rpc.messages import (
     fetch_reply,
     parse,
     revocation,
+    verify_batch_reply,
     verify_item,
     verify_reply,
     watched_app,
@@ -113,9 +114,32 @@ def test_a_refusal_is_a_reply_that_does_not_allow() -> None:
     """With the reason and the caveat, and nothing of the token."""
     freshness = FRESHNESS.protobuf(AT)
     verdict = Verdict(False, AT, reason="CAVEAT", caveat="app = api", message="no")
-    assert verify_reply(verdict, freshness) == pb.VerifyResponse(
+    reply = pb.VerifyResponse.FromString(verify_reply(verdict, freshness.SerializeToString()))
+    assert reply == pb.VerifyResponse(
         reason="CAVEAT", caveat="app = api", message="no", freshness=freshness
     )
+
+
+def test_a_batch_is_its_verdicts_in_order() -> None:
+    """Each with the freshness of the one position that all were read at."""
+    freshness = FRESHNESS.protobuf(AT)
+    verdicts = [
+        Verdict(True, AT, "ab" * 16, "acme", "person:a@example.com", 77, discharges=(b"s" * 32,)),
+        Verdict(False, AT, reason="REVOKED", message="m" * 300),
+    ]
+    raw = verify_batch_reply(verdicts, freshness.SerializeToString())
+    assert pb.VerifyBatchResponse.FromString(raw).responses == [
+        pb.VerifyResponse(
+            allowed=True,
+            token_id="ab" * 16,
+            org="acme",
+            subject="person:a@example.com",
+            expires_at_ms=77,
+            discharge_signatures=[b"s" * 32],
+            freshness=freshness,
+        ),
+        pb.VerifyResponse(reason="REVOKED", message="m" * 300, freshness=freshness),
+    ]
 
 
 def test_a_heartbeat_has_a_position_and_no_token() -> None:

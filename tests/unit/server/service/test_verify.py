@@ -16,7 +16,7 @@ from petsem.errors import Code, PetsemError
 from petsem.model import Kind, Position
 from petsem.server.auth import Request
 from petsem.server.service import verify as verify_module
-from petsem.server.service.verify import Verdict, VerifyItem, expires_at_ms
+from petsem.server.service.verify import Verdict, VerifyItem
 from petsem.server.store.tokens import RevocationRow
 from petsem.tokens.identifier import Identifier
 from petsem.tokens.mint import ThirdParty, mint
@@ -270,8 +270,8 @@ async def test_an_end_is_the_earliest(node: Running) -> None:
     with node.node.pool.reading() as db:
         plain = node.node.auth.verify(db, token)
         narrow = node.node.auth.verify(db, narrowed(token, node.time_in(30), node.time_in(20)))
-    assert expires_at_ms(plain) - node.clock.unix_ms() == 100_000
-    assert expires_at_ms(narrow) - node.clock.unix_ms() == 20_000
+    assert plain.ends_at_ms - node.clock.unix_ms() == 100_000
+    assert narrow.ends_at_ms - node.clock.unix_ms() == 20_000
 
 
 # The feed of revocations
