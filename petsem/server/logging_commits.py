@@ -108,6 +108,12 @@ class Logging:
             self._error = e
             raise
 
+    def look_again(self) -> None:
+        """After a checkpoint that failed: if the log was why, write it again in a while, also if no
+        transaction comes."""
+        if self._error is not None and self._later is None and self._capture is not None:
+            self._later = asyncio.get_running_loop().call_later(_AGAIN_S, self._soon)
+
     def end(self) -> None:
         """On the helper thread, when the database is closed: everything is in the log and on the
         disk, or said to be missing."""

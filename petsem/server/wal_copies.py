@@ -126,6 +126,7 @@ class WalCopies:
         except Exception as e:
             self._failures.note(e, "checkpoint")
             log.warning("checkpoint_failed", error=type(e).__name__)
+            self._logging.look_again()
             return False
 
     def _copy(self, mode: int) -> bool:

@@ -188,6 +188,23 @@ async def test_no_checkpoint_of_what_is_not_logged(rig: Rig) -> None:
     await rig.settle()
 
 
+async def test_it_is_written_again_though_no_transaction_comes(rig: Rig) -> None:
+    """What a checkpoint could not log, followers are told of as soon as the disk takes it."""
+    rig.logging.look_again()
+    rig.log.error = OSError(errno.EIO, "broken")
+    with pytest.raises(OSError, match="broken"):
+        rig.logging.before_checkpoint(10)
+    rig.logging.look_again()
+    rig.log.error = None
+    for _ in range(50):
+        if rig.logging.error is None:
+            break
+        await rig.settle()
+    assert rig.logging.error is None
+    assert rig.log.asked == ["checkpoint 10", "merged"]
+    assert rig.published == 1
+
+
 async def test_the_end(rig: Rig) -> None:
     """Everything is finished and let go of, also if the disk does not take it, and nothing is
     written afterwards."""
