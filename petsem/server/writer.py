@@ -204,6 +204,9 @@ class Writer:
                 if self._queue:
                     await self._gather()
                     await self._group()
+                    if self._disturbed:
+                        # Seen by a group that committed nothing, and by no later one.
+                        await self._on_helper(self._tell_of_others)
                 await self._copies.between_groups(idle=not self._queue)
             if self._closing:
                 return

@@ -3,7 +3,7 @@ checkpoints, which are no such thing."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import apsw
 import pytest
 
 from petsem.clock import ManualClock
+from petsem.errors import PetsemError, conflict
 from petsem.model import Position
 from petsem.replication.drivers.capture import Capture
 from petsem.replication.drivers.capture_start import begin_capture
 from petsem.replication.drivers.log import TransactionLog
+from petsem.replication.drivers.log_reader import LogReader
 from petsem.server import sql
 from petsem.server.changes import Changes
 from petsem.server.database import open_writer
@@ -94,6 +96,11 @@ def own(txn: Txn) -> None:
     sql.run(txn.db, "INSERT INTO probe VALUES ('own')")
 
 
+def refuse(_txn: Txn) -> None:
+    """A job that comes to nothing, as those of an idle node."""
+    raise conflict("nothing to do")
+
+
 async def test_a_scrub_is_no_stranger(rig: _Rig) -> None:
     """The log goes on, transaction by transaction."""
     for _ in range(3):
@@ -157,3 +164,30 @@ async def test_a_stranger_before_the_end(rig: _Rig) -> None:
     assert [(each.min_txid, each.max_txid) for each in log.infos()] == [(1, 2)]
     assert log.base.txid == 0
     log.close()
+
+
+async def _stop(rig: _Rig) -> None:
+    await rig.writer.stop()
+
+
+async def _scrub(rig: _Rig) -> None:
+    assert await rig.writer.scrub()
+
+
+async def _snapshot(rig: _Rig) -> None:
+    await rig.writer.checkpointed()
+
+
+@pytest.mark.parametrize("then", [_stop, _scrub, _snapshot])
+async def test_a_stranger_before_a_group_that_commits_nothing(
+    rig: _Rig, then: Callable[[_Rig], Awaitable[None]]
+) -> None:
+    """No later group sees him, so the log hears of him from this one, whatever comes next."""
+    await rig.writer.submit(own)
+    await rig.files()
+    rig.stranger(lambda db: db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_TRUNCATE))
+    with pytest.raises(PetsemError, match="nothing to do"):
+        await rig.writer.submit(refuse)
+    await then(rig)
+    log = LogReader.open_read_only(rig.path.parent / "ltx")
+    assert [(each.min_txid, each.max_txid) for each in log.infos()] == [(1, 2)]
