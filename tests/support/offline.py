@@ -19,7 +19,7 @@ from petsem.model import Kind
 from petsem.server import sql
 from petsem.server.database import open_writer, read_position
 from petsem.server.datadir import DataDir
-from petsem.server.keys import CLUSTER, Keys
+from petsem.server.keys import CLUSTER, Keys, Owner
 from petsem.server.store import orgs, tokens
 from petsem.tokens.identifier import Identifier
 from petsem.tokens.mint import mint
@@ -83,19 +83,26 @@ class Disk:
             org, (*caveats, f"time < {rfc3339(ended_s * 1000)}"), random_id(), ended_s
         )
 
+    def root_secret(self, org: str | None) -> bytes:
+        """What the tokens of an org (None: the cluster's) are signed with."""
+        with self.open() as db:
+            return self._root_key(db, org)[2]
+
+    def _root_key(self, db: apsw.Connection, org: str | None) -> tuple[Owner, bytes, bytes]:
+        owner = CLUSTER if org is None else orgs.get_org(db, org).tokens_owner
+        key_id, envelope = tokens.primary_root_key(db, owner.org)
+        place = owner.place(Record.ROOT_KEY, key_id)
+        return owner, key_id, Keys(self.keyring).open(db, owner, place, envelope)
+
     def _sign(
         self, org: str | None, asked: Sequence[str], nonce: bytes, ended_s: int | None
     ) -> str:
         identity = DataDir(self.directory).read_identity()
         caveats: list[Any] = list(asked) if org is None else [f"org = {org}", *asked]
         with self.open() as db:
-            row = None if org is None else orgs.get_org(db, org)
-            owner = CLUSTER if row is None else row.tokens_owner
-            key_id, envelope = tokens.primary_root_key(db, owner.org)
-            place = owner.place(Record.ROOT_KEY, key_id)
-            secret = Keys(self.keyring).open(db, owner, place, envelope)
+            owner, key_id, secret = self._root_key(db, org)
             position = read_position(db)
-            kind = Kind.OPERATOR if row is None else Kind.ORG
+            kind = Kind.OPERATOR if org is None else Kind.ORG
             if ended_s is not None:
                 issued = tokens.TokenRow(
                     nonce=nonce,
