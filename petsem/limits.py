@@ -100,6 +100,8 @@ FORWARDS_MAX: Final = 128
 """Requests of one door that are passed on to another node at once."""
 FORWARD_HEADERS_MAX: Final = 32
 LOST_REVOCATIONS_MAX: Final = 1_000
+SEEN_MAX: Final = 1_000
+"""Tokens of which one call, or one transaction a minute, says that they were verified."""
 LOST_NAMES_MAX_BYTES: Final = 256 * 1024 * 1024
 FORWARD_HOPS_MAX: Final = 3
 """Nodes that a request may pass on its way to the leader."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from petsem import limits
 from petsem.errors import PetsemError, invalid
@@ -96,6 +97,19 @@ class Kind(enum.IntEnum):
             if kind.text == text:
                 return kind
         raise invalid("kind must be one of " + ", ".join(kind.text for kind in cls))
+
+
+_HOUR_S: Final = 3600
+LIFE_DEFAULT_S: Final = {
+    Kind.OPERATOR: 24 * _HOUR_S,
+    Kind.ORG: 90 * 24 * _HOUR_S,
+    Kind.DEPLOY: 90 * 24 * _HOUR_S,
+    Kind.READ_ONLY: 90 * 24 * _HOUR_S,
+    Kind.HOST: 90 * 24 * _HOUR_S,
+    Kind.SERVICE: _HOUR_S // 4,
+    Kind.PERSON: 12 * _HOUR_S,
+}
+"""How long a token of each kind lives if nobody says."""
 
 
 def check_org(name: str) -> str:

@@ -89,6 +89,16 @@ def app_option(command: Decorated) -> Decorated:
     )(command)
 
 
+def org_option(command: Decorated) -> Decorated:
+    """`--org ORG`, of tokens: without it they are the cluster key's."""
+    return click.option(
+        "--org",
+        metavar="ORG",
+        callback=_optional_org,
+        help="The org (without it: tokens of the cluster key).",
+    )(command)
+
+
 def org_argument(command: Decorated) -> Decorated:
     """The positional ORG."""
     return click.argument("org", metavar="ORG", callback=_checked_org)(command)
@@ -116,6 +126,10 @@ def _app(context: click.Context, _: click.Parameter, value: str | None) -> AppRe
     if not text:
         raise invalid("no app is named; give -a ORG/APP or set PETSEM_APP")
     return AppRef.parse(text)
+
+
+def _optional_org(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    return value if value is None or context.resilient_parsing else check_org(value)
 
 
 def _checked_org(context: click.Context, _: click.Parameter, value: str) -> str | None:

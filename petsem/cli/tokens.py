@@ -1,4 +1,4 @@
-"""`petsem token create`, `list`, `revoke` and `rotate-key`: what needs a node.
+"""`petsem token create`, `list` and `rotate-key`: what needs a node.
 
 Guarantees: a new token goes to stdout, alone, or into a new file of mode 0600, and nowhere else;
 no token is taken from argv. Who may mint what, the node decides.
@@ -6,43 +6,26 @@ no token is taken from argv. Who may mint what, the node decides.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
 from petsem.cli.api import connect
 from petsem.cli.caveat_options import caveat_options, wish_of
-from petsem.cli.credentials import token_in_file
-from petsem.cli.durability import settle
 from petsem.cli.narrowing import Scope
-from petsem.cli.options import org_argument, pass_run, remote
+from petsem.cli.options import org_argument, org_option, pass_run, remote
 from petsem.cli.output import Table, note, show
 from petsem.cli.paging import rows_of
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
 from petsem.errors import invalid
 from petsem.limits import LABEL_MAX_CHARS
-from petsem.model import Kind, check_org
+from petsem.model import LIFE_DEFAULT_S, Kind
 from petsem.server.files import write_new
-from petsem.tokens.identifier import Identifier
-from petsem.tokens.text import PREFIX, parse_token
-from petsem.wire.http import Mint, Minted, Revoked, RootKeyRotated, TokenInfo, TokenList
+from petsem.wire.http import Mint, Minted, RootKeyRotated, TokenInfo, TokenList
 
-_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_DEFAULT_TTL = "24h"
-
-
-def _org_option(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    return value if value is None or context.resilient_parsing else check_org(value)
-
-
-_org = click.option(
-    "--org",
-    metavar="ORG",
-    callback=_org_option,
-    help="The org (without it: tokens of the cluster key).",
-)
+_CLOCKS_APART_S = 60
+_A_DAY_S = 86_400
 
 
 @click.command("create", cls=Command)
@@ -67,10 +50,11 @@ def create_command(
 ) -> None:
     """Mint a token: of the org's key with --org or --app, else of the cluster's.
 
-    Actions are required. It lives 24 h unless --ttl says otherwise, and at most as long as its
-    kind may.
+    Actions are required. Without --ttl an operator's lives 24 h, a service's 15 min, and others
+    90 days; --ttl says otherwise, up to what its kind may.
     """
-    wish = wish_of(org, app, actions, machines, secrets, others, ttl or _DEFAULT_TTL)
+    life = ttl or f"{_default_life_s(kind, of_org=(org or app) is not None)}s"
+    wish = wish_of(org, app, actions, machines, secrets, others, life)
     if not wish.actions:
         raise invalid("say what the token may do: --action secrets:read, for example")
     if label is not None and len(label) > LABEL_MAX_CHARS:
@@ -89,12 +73,23 @@ def create_command(
         note(f"token {minted.id}, good until {minted.expires_at}")
 
 
+def _default_life_s(kind: str | None, *, of_org: bool) -> int:
+    natural = Kind.ORG if of_org else Kind.OPERATOR
+    life_s = LIFE_DEFAULT_S[natural if kind is None else Kind.from_text(kind)]
+    # Those of 90 days may live no longer, and our clock may be a little ahead of the node's.
+    return life_s - _CLOCKS_APART_S if life_s > _A_DAY_S else life_s
+
+
 @click.command("list", cls=Command)
-@_org
+@org_option
+@click.option(
+    "--state", type=click.Choice(["live", "expired", "revoked"]), help="Only those (default: all)."
+)
 @remote
 @pass_run
-def list_command(run: Run, org: str | None) -> None:
-    """The tokens issued: who they are, what they may, until when. Never a token itself."""
+def list_command(run: Run, org: str | None, state: str | None) -> None:
+    """The tokens issued: who they are, what they may, until when, who made them, and when a node
+    last verified them (to within some minutes). Never a token itself."""
     with connect(run) as api:
         tokens: list[TokenInfo] = rows_of(
             api,
@@ -103,33 +98,16 @@ def list_command(run: Run, org: str | None) -> None:
             Scope(("tokens:list",), org),
             lambda page: (page.tokens, page.next),
         )
+    shown = [each for each in tokens if state in (None, each.state)]
     rows = [
-        (each.id, each.subject, each.label, each.state, each.expires_at, "; ".join(each.caveats))
-        for each in tokens
-    ]
-    columns = ("ID", "SUBJECT", "LABEL", "STATE", "EXPIRES", "CAVEATS")
-    show(run, {"tokens": tokens}, Table(columns, rows))
-
-
-@click.command("revoke", cls=Command)
-@click.argument("token_id", metavar="[ID]", required=False)
-@_org
-@click.option(
-    "--token-file", metavar="FILE|-", help="Revoke the token in this file, or on stdin, instead."
-)
-@remote
-@pass_run
-def revoke_command(run: Run, token_id: str | None, org: str | None, token_file: str | None) -> None:
-    """Revoke a token, by its id, with all that was minted or attenuated from it."""
-    if (token_id is None) == (token_file is None):
-        raise invalid("name one token: by its ID, or with --token-file")
-    revoked_id = _id_in_file(token_file) if token_file is not None else _checked_id(token_id or "")
-    with connect(run) as api:
-        revoked = api.change(
-            "DELETE", f"{_path(org)}/{revoked_id}", Revoked, Scope(("tokens:revoke",), org)
+        (
+            *(each.id, each.subject, each.label, each.state, each.expires_at),
+            *(each.created_by, each.last_seen, "; ".join(each.caveats)),
         )
-    show(run, revoked, line=f"token {revoked.id} is revoked since {revoked.revoked_at}")
-    settle(revoked.durability, require=False)
+        for each in shown
+    ]
+    columns = ("ID", "SUBJECT", "LABEL", "STATE", "EXPIRES", "MADE BY", "LAST SEEN", "CAVEATS")
+    show(run, {"tokens": shown}, Table(columns, rows))
 
 
 @click.command("rotate-key", cls=Command)
@@ -147,19 +125,3 @@ def rotate_key_command(run: Run, org: str) -> None:
 
 def _path(org: str | None) -> str:
     return "/v1/tokens" if org is None else f"/v1/orgs/{org}/tokens"
-
-
-def _checked_id(text: str) -> str:
-    if text.startswith(PREFIX):
-        raise invalid(
-            "that is a token, which now stands in the shell's history; revoke it with "
-            "--token-file - and type or pipe it in"
-        )
-    if not _ID.fullmatch(text):
-        raise invalid("a token's id is 32 hexadecimal digits; see: petsem token list")
-    return text
-
-
-def _id_in_file(path: str) -> str:
-    token = parse_token(token_in_file(path, "--token-file"))
-    return Identifier.parse(token.root.identifier).token_id

@@ -27,14 +27,17 @@ from petsem.tokens.text import encode_token, parse_token
 token_file_option = click.option(
     "--token-file",
     metavar="FILE|-",
-    help="The token in this file, or on stdin (default: PETSEM_TOKEN or PETSEM_TOKEN_FILE).",
+    help="The token in this file, or on stdin (default: the caller's own).",
 )
 
+_TICKET_DIGITS = 16
 
-def subject_token(run: Run, token_file: str | None) -> str:
-    """The token that a command is about: from a file or stdin if named, else the caller's own."""
+
+def subject_token(run: Run, token_file: str | None, org: str | None = None) -> str:
+    """The token that a command is about, as it is kept: from a file or stdin if named, else the
+    caller's own (for `org`, if it is from a sign-in)."""
     if token_file is None:
-        return token_of(run.environ)
+        return token_of(run.environ, org)
     return token_in_file(token_file, "--token-file")
 
 
@@ -63,7 +66,7 @@ def attenuate_command(
         caveats.insert(0, one_of("org", wish.org))
     if not caveats:
         raise invalid("say what the copy is held to: --app, --action, --ttl or another caveat")
-    token = parse_token(subject_token(run, token_file))
+    token = parse_token(subject_token(run, token_file, wish.org))
     # Discharges stay as they are: they are bound to what is sent, at each call.
     made = encode_token(attenuate(token.root, caveats), token.discharges)
     if out is not None:
@@ -90,16 +93,31 @@ def _rows(described: dict[str, Any]) -> list[tuple[str, str | None]]:
     for key, value in described.items():
         if isinstance(value, dict):
             rows += [(name, str(each)) for name, each in value.items()]
+        elif key == "caveats":
+            rows += [_caveat_row(each) for each in value]
+        elif key == "discharges":
+            for each in value:
+                rows.append(("discharge", _with_problem(_ticket(each, each["location"]), each)))
+                rows += [(f"  {name}", text) for name, text in map(_caveat_row, each["caveats"])]
         elif isinstance(value, list):
-            rows += [(key.removesuffix("s"), _spell(each)) for each in value]
+            rows += [(key.removesuffix("s"), str(each)) for each in value]
         elif key != "note":
             rows.append((key, None if value is None else str(value)))
     return rows
 
 
-def _spell(value: Any) -> str:
-    if not isinstance(value, dict):
-        return str(value)
-    return "; ".join(
-        f"{each}" if key == "caveat" else f"{key} {each}" for key, each in value.items()
-    )
+def _caveat_row(caveat: dict[str, Any]) -> tuple[str, str]:
+    if "third_party" not in caveat:
+        return "caveat", _with_problem(caveat["caveat"], caveat)
+    has = "its discharge is here" if caveat["discharged"] else "its discharge is missing"
+    return "third party", f"{_ticket(caveat, caveat['third_party'] or '-')}; {has}"
+
+
+def _ticket(of: dict[str, Any], location: str) -> str:
+    """Where a discharge is from or to be had, and the beginning of what it is for."""
+    ticket: str = of["ticket"]
+    return f"{location}, ticket {ticket[:_TICKET_DIGITS]}{'…' * (len(ticket) > _TICKET_DIGITS)}"
+
+
+def _with_problem(text: str, of: dict[str, Any]) -> str:
+    return f"{text} ({of['problem']})" if "problem" in of else text

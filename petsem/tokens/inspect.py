@@ -8,6 +8,7 @@ Does not verify anything: every line of it is the holder's claim, and `verified`
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from petsem.clock import rfc3339
@@ -20,15 +21,24 @@ from petsem.tokens.reasons import TokenRefused, caveat_text
 from petsem.tokens.text import parse_token
 
 NOT_IN_GRAMMAR = "not in the grammar, so it denies everything"
+NOT_ASKED_FOR = "no caveat asks for it, so the token is refused"
 
 
 def describe(text: str) -> dict[str, Any]:
     """The token as plain JSON values; TokenRefused if the text is not a token at all.
 
     `expires_at`, `orgs` and `actions` come from the root's caveats, and are None where those set no
-    limit. `identifier` is None if another program minted it.
+    limit. `identifier` is None if another program minted it. `discharged` says of a third-party
+    caveat that the text has a discharge for it, good or not.
     """
     token = parse_token(text)
+    sent = {part.identifier for part in token.discharges}
+    wanted = {
+        caveat.cid
+        for part in (token.root, *token.discharges)
+        for caveat in part.caveats
+        if caveat.vid is not None
+    }
     root = [
         predicate
         for caveat in token.root.caveats
@@ -42,8 +52,8 @@ def describe(text: str) -> dict[str, Any]:
         "orgs": _sorted(values_of(root, "org")),
         "actions": _sorted(actions_of(root)),
         "characters": len(text),
-        "caveats": [_caveat(caveat) for caveat in token.root.caveats],
-        "discharges": [_discharge(part) for part in token.discharges],
+        "caveats": [_caveat(caveat, sent) for caveat in token.root.caveats],
+        "discharges": [_discharge(part, sent, wanted) for part in token.discharges],
     }
 
 
@@ -70,19 +80,26 @@ def _sorted(values: frozenset[str] | None) -> list[str] | None:
     return None if values is None else sorted(values)
 
 
-def _caveat(caveat: Caveat) -> dict[str, Any]:
+def _caveat(caveat: Caveat, sent: Set[bytes]) -> dict[str, Any]:
     if caveat.vid is not None:
         place = caveat.location or b""
-        return {"third_party": caveat_text(place) if place else "", "ticket": caveat.cid.hex()}
+        return {
+            "third_party": caveat_text(place) if place else "",
+            "ticket": caveat.cid.hex(),
+            "discharged": caveat.cid in sent,
+        }
     described: dict[str, Any] = {"caveat": caveat_text(caveat.cid)}
     if parse_predicate(caveat.cid) is None:
         described["problem"] = NOT_IN_GRAMMAR
     return described
 
 
-def _discharge(macaroon: Macaroon) -> dict[str, Any]:
-    return {
+def _discharge(macaroon: Macaroon, sent: Set[bytes], wanted: Set[bytes]) -> dict[str, Any]:
+    described: dict[str, Any] = {
         "location": caveat_text(macaroon.location),
         "ticket": macaroon.identifier.hex(),
-        "caveats": [_caveat(caveat) for caveat in macaroon.caveats],
+        "caveats": [_caveat(caveat, sent) for caveat in macaroon.caveats],
     }
+    if macaroon.identifier not in wanted:
+        described["problem"] = NOT_ASKED_FOR
+    return described

@@ -46,7 +46,8 @@ MESSAGES = {
     Reason.EXPIRED: "the token has expired; ask for a new one",
     Reason.NOT_YET_VALID: "the token is not valid yet; check the clock of whoever narrowed it",
     Reason.CAVEAT: "a caveat of the token does not allow this",
-    Reason.DISCHARGE_MISSING: "the token needs a discharge that was not sent with it",
+    Reason.DISCHARGE_MISSING: "the token needs a discharge that was not sent with it; get one with "
+    "'petsem login ORG' or 'petsem token discharge'",
     Reason.DISCHARGE_INVALID: "a discharge sent with the token does not belong to it",
 }
 

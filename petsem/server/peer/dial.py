@@ -30,6 +30,7 @@ JOIN: Final = "/petsem.v1.Peer/Join"
 RENEW: Final = "/petsem.v1.Peer/Renew"
 FORWARD: Final = "/petsem.v1.Peer/Forward"
 REVOKE: Final = "/petsem.v1.Peer/Revoke"
+SEEN: Final = "/petsem.v1.Peer/Seen"
 COMPARE: Final = "/petsem.v1.Peer/Compare"
 STREAM: Final = "/petsem.v1.Replication/Stream"
 
