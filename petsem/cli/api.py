@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from petsem.cli.addresses import Nodes
-from petsem.cli.credentials import token_of
+from petsem.cli.caller import Caller
 from petsem.cli.narrowing import Scope
+from petsem.cli.renewal import NotRenewed
 from petsem.cli.replies import decode
 from petsem.cli.run import Run
 from petsem.errors import Code, PetsemError
@@ -40,8 +41,9 @@ _TRY_AGAIN = frozenset({Code.UNAVAILABLE, Code.LIMIT, Code.INDETERMINATE})
 class Api:
     """A node's HTTP API for one caller."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, nodes: Nodes) -> None:
         self._sender = sender
+        self.nodes = nodes
 
     def get(
         self, path: str, reply: type[Reply], scope: Scope, params: Params | None = None
@@ -104,6 +106,8 @@ def _wait_before_next(error: Exception) -> bool | float:
     """Whether to try again, and after how many seconds if the node said so."""
     if not isinstance(error, PetsemError) or error.code not in _TRY_AGAIN:
         return False
+    if isinstance(error, NotRenewed):
+        return False
     after_s = error.detail.retry_after_s
     if after_s is None:
         return True
@@ -114,8 +118,11 @@ def _wait_before_next(error: Exception) -> bool | float:
 
 
 @contextmanager
-def connect(run: Run) -> Iterator[Api]:
-    """The API of the nodes, and with the token, that the run's environment names."""
+def connect(
+    run: Run, *, nodes: Nodes | None = None, caller: Caller | None = None, anonymous: bool = False
+) -> Iterator[Api]:
+    """The API of the nodes, and with the token, that the run's environment names, unless others
+    are given; `anonymous` sends no token."""
     # httpx and stamina are imported late: they cost more time than everything else together, and
     # `--help`, shell completion and the offline commands need neither.
     import stamina.instrumentation
@@ -124,9 +131,10 @@ def connect(run: Run) -> Iterator[Api]:
 
     # By default stamina writes a line for each retry; what comes of it in the end is enough.
     stamina.instrumentation.set_on_retry_hooks([])
-    nodes = Nodes.of_environ(run.environ, insecure=run.insecure)
-    sender = Sender(nodes, token_of(run.environ), run.clock, run.transport)
+    nodes = nodes or Nodes.of_environ(run.environ, insecure=run.insecure)
+    caller = None if anonymous else caller or Caller(run)
+    sender = Sender(nodes, caller, run.clock, run.transport)
     try:
-        yield Api(sender)
+        yield Api(sender, nodes)
     finally:
         sender.close()

@@ -1,4 +1,5 @@
-"""`petsem boot env`, `exec` and `files`: an app's secrets on the machine that needs them.
+"""`petsem boot env`, `exec` and `files`: an app's secrets on the machine that needs them, and
+`allow`, for orgs where somebody has to ask for it first.
 
 Guarantees: secrets come from the nearest node that has them, over gRPC, with a token narrowed to
 this app and a minute; they go to stdout (never to a terminal unasked), into the environment of a
@@ -14,6 +15,7 @@ import click
 from petsem.cli.boot_options import BootWish, fetch, fetch_options, variable_options, variables_of
 from petsem.cli.child_exec import run_child
 from petsem.cli.environ_text import to_dotenv, to_json, to_shell
+from petsem.cli.exchange import allow_command
 from petsem.cli.exits import EXEC_FAILED
 from petsem.cli.options import pass_run
 from petsem.cli.output import Table, show
@@ -27,6 +29,9 @@ from petsem.server.files import make_directory, write_atomic
 @click.group("boot", cls=Group)
 def boot_group() -> None:
     """Hand an app its secrets when it starts."""
+
+
+boot_group.add_command(allow_command)
 
 
 @boot_group.command("env")

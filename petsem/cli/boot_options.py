@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from petsem.cli.caller import RENEWABLE, Caller
 from petsem.cli.child_environ import fit, misfits, parse_renames
-from petsem.cli.credentials import token_of
 from petsem.cli.names import check_typed_name
 from petsem.cli.options import AppRef, app_option, remote
 from petsem.cli.output import note, warn
 from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
-from petsem.errors import invalid, not_found
+from petsem.errors import PetsemError, invalid, not_found
 from petsem.limits import VERSION_MAX
 from petsem.model import Position
 
@@ -123,35 +123,47 @@ def _split(given: tuple[str, ...]) -> list[str]:
 
 def fetch(run: Run, wish: BootWish) -> Bundle:
     """The app's secrets, or those of `--only`."""
+    environ = run.environ
+    endpoints = [text.strip() for text in environ.get("PETSEM_GRPC", "").split(",") if text.strip()]
+    if not endpoints:
+        raise invalid("no node is named; set PETSEM_GRPC, such as PETSEM_GRPC=127.0.0.1:7401")
+    caller = Caller(run)
+    try:
+        bundle = _read(run, wish, endpoints, caller.token(wish.app.org))
+    except PetsemError as error:
+        if error.detail.reason not in RENEWABLE:
+            raise
+        caller.renew(error)
+        bundle = _read(run, wish, endpoints, caller.token(wish.app.org))
+    missing = [name for name in wish.only if name not in bundle]
+    if missing:
+        raise not_found(f"{wish.app} has no secret {', '.join(missing)} that this token may read")
+    _remark(wish, bundle)
+    return bundle
+
+
+def _read(run: Run, wish: BootWish, endpoints: list[str], token: str) -> Bundle:
     # Imported here: gRPC costs more time to load than the rest of the command line together.
     with quiet_grpc():
         from petsem_client import SyncSecretReader
 
     environ = run.environ
-    endpoints = [text.strip() for text in environ.get("PETSEM_GRPC", "").split(",") if text.strip()]
-    if not endpoints:
-        raise invalid("no node is named; set PETSEM_GRPC, such as PETSEM_GRPC=127.0.0.1:7401")
     with SyncSecretReader(
         endpoints,
-        token=token_of(environ),
+        token=token,
         ca=environ.get("PETSEM_CA") or None,
         cert=environ.get("PETSEM_CERT") or None,
         key=environ.get("PETSEM_KEY") or None,
         insecure=run.insecure,
         clock=run.clock,
     ) as reader:
-        bundle = reader.fetch(
+        return reader.fetch(
             str(wish.app),
             machine=wish.machine,
             min_version=wish.min_version,
             min_position=wish.min_position,
             names=wish.only,
         )
-    missing = [name for name in wish.only if name not in bundle]
-    if missing:
-        raise not_found(f"{wish.app} has no secret {', '.join(missing)} that this token may read")
-    _remark(wish, bundle)
-    return bundle
 
 
 def variables_of(secrets: Bundle, wish: BootWish) -> dict[str, bytes]:

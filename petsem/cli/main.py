@@ -17,9 +17,11 @@ from petsem.cli import (
     apps,
     boot,
     completion,
+    exchange,
     join,
     keyring,
     log_commands,
+    login,
     nodes,
     orgs,
     rotation,
@@ -28,7 +30,9 @@ from petsem.cli import (
     secrets_set,
     server_side,
     tokens,
+    tokens_discharge,
     tokens_offline,
+    tokens_revoke,
     tokens_verify,
 )
 from petsem.cli.failure import report
@@ -74,8 +78,9 @@ def _settle_streams() -> None:
 def cli() -> None:
     """Secrets and tokens for machines in many regions.
 
-    The nodes are named by PETSEM_ADDR (HTTP) and PETSEM_GRPC, the token by PETSEM_TOKEN_FILE or
-    PETSEM_TOKEN, the app by PETSEM_APP, and TLS files by PETSEM_CA, PETSEM_CERT and PETSEM_KEY.
+    The nodes are named by PETSEM_ADDR (HTTP) and PETSEM_GRPC, the token by PETSEM_TOKEN_FILE,
+    PETSEM_TOKEN or a sign-in (petsem login), the app by PETSEM_APP, and TLS files by PETSEM_CA,
+    PETSEM_CERT and PETSEM_KEY.
     """
 
 
@@ -100,17 +105,21 @@ for _command in (
         secrets_read.diff_command,
     ),
     boot.boot_group,
+    login.login_command,
+    login.logout_command,
     _group(
         "token",
         "Mint, narrow, check and revoke tokens.",
         tokens.create_command,
+        exchange.exchange_command,
         tokens.list_command,
-        tokens.revoke_command,
+        tokens_revoke.revoke_command,
         tokens.rotate_key_command,
         tokens_offline.attenuate_command,
         tokens_offline.inspect_command,
         tokens_verify.verify_command,
         tokens_verify.can_command,
+        tokens_discharge.discharge_command,
     ),
     _group(
         "keyring",

@@ -14,6 +14,7 @@ from typing import Final
 
 from petsem.tokens.caveats import one_of, time_before
 from petsem.tokens.macaroon import attenuate, bind_discharge
+from petsem.tokens.reasons import TokenRefused
 from petsem.tokens.text import encode_token, parse_token
 
 LIFE_MS: Final = 60_000
@@ -47,6 +48,15 @@ def narrow(text: str, scope: Scope, now_ms: int) -> str:
     root = attenuate(token.root, caveats)
     # A token is kept with its discharges unbound; they are bound to what is sent.
     return encode_token(root, [bind_discharge(root, each) for each in token.discharges])
+
+
+def bound(text: str) -> str:
+    """A kept token as it travels whole, its discharges bound to it; what is no token as it is."""
+    try:
+        token = parse_token(text)
+    except TokenRefused:
+        return text
+    return encode_token(token.root, [bind_discharge(token.root, d) for d in token.discharges])
 
 
 def clock_offset_ms(server_ms: int, local_ms: int) -> int:

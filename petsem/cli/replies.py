@@ -56,7 +56,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> PetsemErro
             need=_position(details, "need"),
             have_version=_typed(details, "have_version", int),
             need_version=_typed(details, "need_version", int),
-            retry_after_s=_seconds(headers.get("retry-after")),
+            retry_after_s=seconds_of(headers.get("retry-after")),
         ),
         _typed(details, "server_time_ms", int),
     )
@@ -90,5 +90,6 @@ def _position(details: Mapping[str, Any], key: str) -> Position | None:
         return None
 
 
-def _seconds(text: str | None) -> int | None:
+def seconds_of(text: str | None) -> int | None:
+    """The pause that a `Retry-After` header asks for; None for none, or for a date."""
     return int(text) if text is not None and text.isascii() and text.isdigit() else None

@@ -1,9 +1,9 @@
 """One exchange with whichever node connects first.
 
-Guarantees: the token sent is narrowed to the call; the next address is tried only when the last
-one could not have received anything; an answer is bounded before it is decoded. Redirects and the
-environment's proxies are not followed: a token belongs to the address that was named and to
-nobody else.
+Guarantees: the token sent is narrowed to the call, and none is sent where there is no caller; the
+next address is tried only when the last one could not have received anything; an answer is bounded
+before it is decoded. Redirects and the environment's proxies are not followed: a token belongs to
+the address that was named and to nobody else.
 
 Does not try again later; `api` does.
 """
@@ -13,14 +13,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 
 import petsem
 from petsem.cli.addresses import Nodes
 from petsem.cli.narrowing import Scope, clock_offset_ms, narrow
-from petsem.cli.replies import NodeError, error_of, not_understood
+from petsem.cli.replies import NodeError, error_of, not_understood, seconds_of
 from petsem.clock import Clock
 from petsem.errors import Code, PetsemError, invalid
 
@@ -51,17 +51,36 @@ class Call:
         return headers
 
 
+class Caller(Protocol):
+    """Whose token is sent."""
+
+    def token(self, org: str | None) -> str:
+        """The token for a call about `org`."""
+        ...
+
+    def renew(self, error: PetsemError) -> None:
+        """Get a newer one, since this one was refused with `error`; raises if there is none."""
+        ...
+
+
 class Sender:
-    """Connections to the nodes on behalf of one token."""
+    """Connections to the nodes on behalf of one caller, or of nobody."""
 
     def __init__(
-        self, nodes: Nodes, token: str, clock: Clock, transport: httpx.BaseTransport | None
+        self,
+        nodes: Nodes,
+        caller: Caller | None,
+        clock: Clock,
+        transport: httpx.BaseTransport | None,
     ) -> None:
         self._urls = nodes.urls
-        self._token = token
+        self._caller = caller
         self._clock = clock
         self._offset_ms = 0
         self._first = 0
+        self._renewed = False
+        self.retry_after_s: int | None = None
+        """The pause that the node asked for with its last 2xx answer."""
         secure = any(url.startswith("https:") for url in nodes.urls)
         self._client = httpx.Client(
             # Without https nothing is verified, and a context that trusts nobody costs nothing.
@@ -80,8 +99,29 @@ class Sender:
         """End the connections."""
         self._client.close()
 
+    @property
+    def answered_by(self) -> str:
+        """The address that gave the last 2xx answer."""
+        return self._urls[self._first]
+
     def exchange(self, call: Call) -> bytes:
         """The body of a 2xx answer; PetsemError for anything else.
+
+        A token that is refused for its age is renewed, and the call sent again, once.
+        """
+        try:
+            return self._in_time(call)
+        except NodeError as error:
+            refused = error.code is Code.UNAUTHENTICATED and self._caller is not None
+            if not refused or self._renewed:
+                raise
+            assert self._caller is not None
+            self._renewed = True
+            self._caller.renew(error)
+        return self._in_time(call)
+
+    def _in_time(self, call: Call) -> bytes:
+        """The answer by the node's clock.
 
         If the token's minute was over before it arrived, our clock is wrong: the node's time is
         learnt, and the call sent once more.
@@ -98,8 +138,7 @@ class Sender:
         return self._exchange(call)
 
     def _exchange(self, call: Call) -> bytes:
-        token = narrow(self._token, call.scope, self._clock.unix_ms() + self._offset_ms)
-        headers = {**call.headers(), "authorization": f"Bearer {token}"}
+        headers = {**call.headers(), **self._credentials(call)}
         tls_failed = False
         for turn in range(len(self._urls)):
             at = (self._first + turn) % len(self._urls)
@@ -113,6 +152,13 @@ class Sender:
             except httpx.InvalidURL as error:
                 raise invalid(f"address {at + 1} of PETSEM_ADDR is not a usable URL") from error
         raise _nobody(tls_failed=tls_failed)
+
+    def _credentials(self, call: Call) -> dict[str, str]:
+        if self._caller is None:
+            return {}
+        whole = self._caller.token(call.scope.org)
+        token = narrow(whole, call.scope, self._clock.unix_ms() + self._offset_ms)
+        return {"authorization": f"Bearer {token}"}
 
     def _ask(self, at: int, call: Call, headers: Mapping[str, str]) -> bytes:
         body = bytearray()
@@ -131,6 +177,7 @@ class Sender:
                     raise PetsemError(Code.INTERNAL, "the answer is larger than any of Petsem's")
         if answer.is_success:
             self._first = at
+            self.retry_after_s = seconds_of(answer.headers.get("retry-after"))
             return bytes(body)
         error = error_of(answer.status_code, answer.headers, bytes(body))
         # A node that cannot answer now is asked last the next time.

@@ -7,18 +7,22 @@ the dry run, whose answer says `would_allow`, so that it is never taken for `ver
 from __future__ import annotations
 
 import click
+import msgspec
 
 from petsem.cli import exits
 from petsem.cli.api import connect
-from petsem.cli.narrowing import Scope
+from petsem.cli.caller import Caller
+from petsem.cli.credentials import token_in_file
+from petsem.cli.narrowing import Scope, bound
 from petsem.cli.options import AppRef, pass_run, remote
 from petsem.cli.output import show
 from petsem.cli.run import Run
-from petsem.cli.tokens_offline import subject_token, token_file_option
+from petsem.cli.tokens_offline import token_file_option
 from petsem.cli.usage import Command
 from petsem.errors import invalid
 from petsem.limits import ACCESS_ATTRIBUTES_MAX
 from petsem.model import check_attribute, check_org
+from petsem.tokens.reasons import Reason
 from petsem.wire.http import CanVerdict, Verdict, Verify
 
 
@@ -55,12 +59,24 @@ def _asking(name: str, kind: type[Verdict] | type[CanVerdict], about: str) -> cl
         token_file: str | None,
     ) -> None:
         access = _access(action, app, org, machine, attributes)
-        token = subject_token(run, token_file)
-        # A token about itself travels as it is, or the node would judge the narrowed copy.
-        body = Verify(token, access, max_staleness)
-        with connect(run) as api:
-            scope = Scope(("tokens:verify",), access["org"])
+        caller = Caller(run)
+        kept = (
+            caller.token(access["org"])
+            if token_file is None
+            else token_in_file(token_file, "--token-file")
+        )
+        scope = Scope(("tokens:verify",), access["org"])
+        with connect(run, caller=caller) as api:
+            # A token about itself travels whole, or the node would judge the narrowed copy.
+            body = Verify(bound(kept), access, max_staleness)
             answer = api.ask(f"/v1/tokens/{name}", kind, scope, body)
+            if answer.reason == Reason.DISCHARGE_INVALID and token_file is not None:
+                # Its discharges are bound already, perhaps: it was taken from where it was sent.
+                body = Verify(kept, access, max_staleness)
+                answer = api.ask(f"/v1/tokens/{name}", kind, scope, body)
+        if isinstance(answer, Verdict):
+            # For verifiers that keep answers, and as secret as the token: not for a terminal.
+            answer = msgspec.structs.replace(answer, discharge_signatures=msgspec.UNSET)
         show(run, answer, line=_sentence(answer))
         if not _allows(answer):
             raise click.exceptions.Exit(exits.REFUSED)

@@ -128,6 +128,7 @@ def run(
     stdin: str | bytes | None = None,
     env: Mapping[str, str | None] | None = None,
     transport: httpx.BaseTransport | None = None,
+    clock: ManualClock | None = None,
 ) -> Result:
     """Run `petsem ARGS` in this process. `env` adds to, or with None takes from, the usual."""
     environ = {
@@ -143,7 +144,7 @@ def run(
             environ[name] = value
     state = Run(
         environ,
-        ManualClock(NOW_MS),
+        clock or ManualClock(NOW_MS),
         transport or httpx.MockTransport((node or Node()).handle),
     )
     return CliRunner().invoke(cli, args, input=stdin, obj=state, catch_exceptions=False)

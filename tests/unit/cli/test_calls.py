@@ -84,7 +84,8 @@ def test_no_token_at_all() -> None:
     result = run("secrets", "list", env={"PETSEM_TOKEN": None})
     assert (result.exit_code, result.stderr) == (
         3,
-        "petsem: there is no token; set PETSEM_TOKEN_FILE or PETSEM_TOKEN\n",
+        "petsem: there is no token; set PETSEM_TOKEN_FILE or PETSEM_TOKEN, or sign in with: "
+        "petsem login acme\n",
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from petsem.clock import rfc3339
-from petsem.tokens.text import parse_token
+from petsem.tokens.text import encode_token, parse_token
 from petsem.tokens.verifier import verify_signatures
 from tests.unit.cli.support import FRESHNESS, NOW_MS, TOKEN, Node, run
-from tests.unit.tokens.build import IDENTIFIER, SECRET, derived
+from tests.unit.tokens.build import IDENTIFIER, SECRET, bound, derived, made, required
 
 MINTED = {
     "token": TOKEN,
@@ -22,6 +22,7 @@ MINTED = {
 }
 MINT = "POST /v1/tokens"
 A_DAY = f"time < {rfc3339(NOW_MS + 86_400_000)}"
+NINETY_DAYS = f"time < {rfc3339(NOW_MS + 90 * 86_400_000 - 60_000)}"
 
 
 def test_create_sends_caveats_and_prints_only_the_token() -> None:
@@ -46,7 +47,7 @@ def test_create_sends_caveats_and_prints_only_the_token() -> None:
                 "machine = m1",
                 "secret = DB_*",
                 "region in ams, fra",
-                A_DAY,
+                NINETY_DAYS,
             ],
         }
     ]
@@ -62,6 +63,30 @@ def test_a_mint_call_is_narrowed_by_org_and_time_only() -> None:
     assert node.scopes == [["org = acme", minute], [minute]]
     assert node.bodies[1]["org"] is None
     assert node.bodies[1]["caveats"] == ["action = secrets:read", A_DAY]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "life_s"),
+    [
+        ([], 86_400),
+        (["--kind", "operator"], 86_400),
+        (["--org", "acme"], 90 * 86_400 - 60),
+        (["-a", "acme/web"], 90 * 86_400 - 60),
+        (["--org", "acme", "--kind", "deploy"], 90 * 86_400 - 60),
+        (["--org", "acme", "--kind", "read-only"], 90 * 86_400 - 60),
+        (["--org", "acme", "--kind", "host"], 90 * 86_400 - 60),
+        (["--org", "acme", "--kind", "service"], 900),
+        (["--org", "acme", "--kind", "service", "--ttl", "1h"], 3_600),
+    ],
+)
+def test_how_long_a_token_lives_if_nobody_says(arguments: list[str], life_s: int) -> None:
+    """By its kind, the natural one if none is given; a clock a minute ahead of the node's does not
+    ask for more than it may live."""
+    node = Node({MINT: MINTED})
+    result = run("token", "create", "--action", "a", *arguments, node=node)
+    assert result.exit_code == 0
+    assert node.bodies[0]["caveats"][-1] == f"time < {rfc3339(NOW_MS + life_s * 1000)}"
+    assert "good until 2027-01-16T08:00:00Z" in result.stderr
 
 
 def test_create_into_a_file(tmp_path: Path) -> None:
@@ -161,6 +186,27 @@ def test_inspect_is_marked_unverified() -> None:
     assert parse_token(TOKEN).root.signature.hex() not in json.dumps(as_json)
 
 
+def test_inspect_shows_what_has_to_be_discharged() -> None:
+    """Where, whether the text has a discharge for it, and what that says; still unverified."""
+    root = required(parse_token(TOKEN).root, b"caveat key", b"ticket" * 8)
+    other = bound(root, made(b"other key", b"other", [b"whatever"]))
+    discharge = bound(root, made(b"caveat key", b"ticket" * 8, [b"user = a@example.com"]))
+    without = run("token", "inspect", env={"PETSEM_TOKEN": encode_token(root)})
+    assert (
+        "third party  https://auth.example, ticket 7469636b65747469…; its discharge is missing\n"
+    ) in without.stdout
+    text = encode_token(root, [discharge, other])
+    shown = run("token", "inspect", env={"PETSEM_TOKEN": text})
+    assert shown.stdout.splitlines()[-5:] == [
+        "third party  https://auth.example, ticket 7469636b65747469…; its discharge is here",
+        "discharge    petsem, ticket 7469636b65747469…",
+        "  caveat     user = a@example.com",
+        "discharge    petsem, ticket 6f74686572 (no caveat asks for it, so the token is refused)",
+        "  caveat     whatever (not in the grammar, so it denies everything)",
+    ]
+    assert shown.stderr.startswith("unverified:")
+
+
 def verdict(**fields: Any) -> dict[str, Any]:
     """An answer to verify or can."""
     return {"freshness": FRESHNESS, **fields}
@@ -239,71 +285,47 @@ def test_accesses_that_are_none(arguments: list[str]) -> None:
         assert "unter2" not in result.stderr
 
 
-REVOKED = {
+INFO = {
     "id": "0a" * 16,
-    "revoked_at": "2027-01-15T08:00:00Z",
-    "position": "00000001-0000000000000009",
-    "durability": {"asked": {"replicated": 1}, "met": False, "replicated_to": []},
+    "kind": "deploy",
+    "subject": "deploy:1",
+    "label": "ci\x1b[31m[bold]",
+    "parent": None,
+    "caveats": ["org = acme", "time < 2027-01-16T08:00:00Z"],
+    "created_at": "2027-01-15T08:00:00Z",
+    "created_by": "operator:2",
+    "expires_at": "2027-01-16T08:00:00Z",
+    "state": "live",
+    "revoked_at": None,
+    "last_seen": "2027-01-15T07:59:00Z",
 }
-
-
-def test_revoke_by_id() -> None:
-    """Of an org, or of the cluster key; what durability was reached is said."""
-    node = Node(
-        {
-            f"DELETE /v1/orgs/acme/tokens/{'0a' * 16}": REVOKED,
-            f"DELETE /v1/tokens/{'0a' * 16}": REVOKED,
-        }
-    )
-    result = run("token", "revoke", "0a" * 16, "--org", "acme", node=node)
-    assert result.exit_code == 0
-    assert f"token {'0a' * 16} is revoked since" in result.stdout
-    assert "replicated=1 was not reached" in result.stderr
-    assert run("token", "revoke", "0a" * 16, node=node).exit_code == 0
-    assert [scope[:-1] for scope in node.scopes] == [
-        ["org = acme", "action = tokens:revoke"],
-        ["action = tokens:revoke"],
-    ]
-
-
-def test_revoke_the_token_itself() -> None:
-    """Its id is in it; the token does not travel."""
-    node = Node({f"DELETE /v1/tokens/{IDENTIFIER.token_id}": REVOKED})
-    result = run("token", "revoke", "--token-file", "-", node=node, stdin=TOKEN)
-    assert result.exit_code == 0
-    assert node.bodies == []
-
-
-def test_a_token_in_argv_is_not_repeated() -> None:
-    """It is in the history now, which is said, with the way to revoke it."""
-    for args in ((TOKEN,), ("hunter2",), (), ("0a" * 16, "--token-file", "-")):
-        result = run("token", "revoke", *args, stdin=TOKEN)
-        assert result.exit_code == 2
-        assert TOKEN not in result.stderr
-        assert "hunter2" not in result.stderr
-    assert "shell's history" in run("token", "revoke", TOKEN).stderr
+LISTED = "GET /v1/orgs/acme/tokens"
 
 
 def test_list_shows_no_token() -> None:
-    """Ids, subjects, caveats and states; a label cannot draw on the screen."""
-    info = {
-        "id": "0a" * 16,
-        "kind": "deploy",
-        "subject": "deploy:1",
-        "label": "ci\x1b[31m[bold]",
-        "parent": None,
-        "caveats": ["org = acme", "time < 2027-01-16T08:00:00Z"],
-        "created_at": "2027-01-15T08:00:00Z",
-        "created_by": "operator:2",
-        "expires_at": "2027-01-16T08:00:00Z",
-        "state": "live",
-        "revoked_at": None,
-    }
-    node = Node({"GET /v1/orgs/acme/tokens": {"tokens": [info], "next": None}})
+    """Ids, subjects, caveats, states, who made it and when it was seen; a label cannot draw on the
+    screen."""
+    node = Node({LISTED: {"tokens": [INFO, {**INFO, "last_seen": None}], "next": None}})
     result = run("token", "list", "--org", "acme", node=node)
     assert result.exit_code == 0
-    assert "ci\\x1b[31m[bold]" in result.stdout
-    assert "org = acme; time < 2027-01-16T08:00:00Z" in result.stdout
+    heading, seen, unseen = result.stdout.splitlines()
+    assert heading.split()[5:-1] == ["MADE", "BY", "LAST", "SEEN"]
+    assert "ci\\x1b[31m[bold]  live" in seen
+    assert "operator:2  2027-01-15T07:59:00Z  org = acme; time < 2027-01-16T08:00:00Z" in seen
+    assert "operator:2  -  " in unseen
+
+
+def test_list_of_one_state() -> None:
+    """In both forms; the node is asked for all."""
+    states = ("live", "expired", "revoked")
+    tokens = [{**INFO, "id": f"{n:032x}", "state": state} for n, state in enumerate(states)]
+    node = Node({LISTED: {"tokens": tokens, "next": None}})
+    for number, state in enumerate(states):
+        args = ("token", "list", "--org", "acme", "--state", state)
+        assert f"{number:032x}" in run(*args, node=node).stdout.splitlines()[1]
+        found = json.loads(run(*args, "-o", "json", node=node).stdout)["tokens"]
+        assert [each["id"] for each in found] == [f"{number:032x}"]
+    assert run("token", "list", "--state", "hunter2").exit_code == 2
 
 
 def test_rotate_key() -> None:
