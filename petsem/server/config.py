@@ -77,6 +77,11 @@ class KeyringConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SsoConfig:
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsConfig:
     write_queue: int
     watch_streams: int
@@ -115,6 +120,16 @@ class Config:
     keyring: KeyringConfig
     limits: LimitsConfig
     log: LogConfig
+    sso: SsoConfig
+
+    def public_url(self, http_port: int) -> str | None:
+        """Where people reach the HTTP door, which listens on that port; None if that is not known,
+        as off loopback it is not."""
+        bind = self.http.bind
+        if self.sso.url is not None or not bind.is_loopback:
+            return self.sso.url
+        scheme = "http" if self.http.tls is None else "https"
+        return f"{scheme}://{Address(bind.host, http_port)}"
 
 
 def load_config(datadir: DataDir) -> Config:
@@ -158,6 +173,7 @@ def parse_config(data: bytes, base: Path) -> Config:
         KeyringConfig(**values["keyring"]),
         LimitsConfig(**values["limits"]),
         LogConfig(**values["log"]),
+        SsoConfig(**values["sso"]),
     )
     _refuse_shared_binds(config)
     if config.log.transactions_keep_mib > config.log.transactions_max_mib:

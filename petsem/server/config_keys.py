@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from petsem import limits
 from petsem.errors import PetsemError, invalid
@@ -114,6 +115,19 @@ def _reachable(value: Any, base: Path) -> Address:
     if found.port == 0:
         raise ValueError
     return found
+
+
+def _public_url(value: Any, _base: Path) -> str:
+    url = _text(value).removesuffix("/")
+    if not (url.isascii() and url.isprintable()) or any(c in url for c in " ?#@\\\"'<>;,"):
+        raise ValueError
+    parts = urlsplit(url)
+    if not parts.hostname or parts.port == 0 or parts.path:
+        raise ValueError
+    loopback = Address(parts.hostname, 0).is_loopback
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise ValueError
+    return url
 
 
 def _path(value: Any, base: Path) -> Path:
@@ -351,6 +365,17 @@ KEYS: Final[tuple[Key, ...]] = (
         "A program that prints the keyring within 10 seconds; run without a shell, in the data "
         "directory. Not together with `file`.",
         '["/usr/local/bin/fetch-keyring", "petsem"]',
+    ),
+    Key(
+        "sso",
+        "url",
+        _public_url,
+        "",
+        "URL",
+        "https://HOST or https://HOST:PORT; http on loopback",
+        "Where browsers and the command line reach the leader's HTTP port, or any node's: what "
+        "people are sent to when they sign in. Not set: `[http] bind`, if that is on loopback.",
+        '"https://petsem.example.net"',
     ),
     _size_key(
         "write_queue",

@@ -1,9 +1,10 @@
 """Requests that nodes pass on to each other: as messages, and run on the node that gets them.
 
 Guarantees: a request that was passed on goes through the same doors as one from a client, token
-and all; only the address and the region of the client are taken from the message, because a node
-sent it. Only headers that a door reads are passed on, so no header of the client is believed that
-the node which was asked would not have believed. A write whose caller went away is finished.
+and all; only the address, the region and the host key of the client are taken from the message,
+because a node sent it. Only headers that a door reads are passed on, so no header of the client is
+believed that the node which was asked would not have believed. A write whose caller went away is
+finished.
 
 It does not choose what is passed on; `passing_on` does.
 """
@@ -20,6 +21,7 @@ from petsem import limits
 from petsem.errors import invalid, unavailable
 from petsem.server.auth import Request
 from petsem.server.client_ip import IPNetwork, client_ip
+from petsem.server.host_key import HOST_KEY, HostKey, given
 from petsem.server.peer.dial import FORWARD
 from petsem.server.peer.handlers import PeerMethod
 from petsem.server.peer.membership import Member
@@ -43,6 +45,10 @@ _PASSED: Final = frozenset(
         *(b"connect-protocol-version", b"connect-timeout-ms"),
     }
 )
+_SIGN_IN: Final = frozenset({"/.well-known/petsem/3p", "/.well-known/petsem/3p/poll"})
+_PAGES: Final = frozenset({"/sso", "/sso/callback"})
+_PASSED_OF_BROWSERS: Final = _PASSED | {b"cookie", b"sec-fetch-site"}
+"""Beside what every route reads: only the pages are for browsers, and only they read these."""
 _METHODS: Final = frozenset({"GET", "POST", "PATCH", "DELETE"})
 _PATHS: Final = ("/v1/", "/petsem.v1.")
 _PATH_MAX_CHARS: Final = 8 * 1024
@@ -70,6 +76,7 @@ class Forwarded:
 
     region: str | None
     hops: int
+    host_key: HostKey | None = None
 
 
 def request_of(
@@ -79,8 +86,8 @@ def request_of(
     ip = client_ip(scope, proxies)
     forwarded: Forwarded | None = scope.get(FORWARDED)
     if forwarded is None:
-        return Request(token, ip)
-    return Request(token, ip, forwarded.region, forwarded.hops)
+        return Request(token, ip, host_key=scope.get(HOST_KEY))
+    return Request(token, ip, forwarded.region, forwarded.hops, forwarded.host_key)
 
 
 def message_of(
@@ -94,13 +101,23 @@ def message_of(
         headers=[
             pb.Header(name=name.decode("ascii"), value=value.decode("latin-1"))
             for name, value in scope["headers"]
-            if name in _PASSED
+            if name in _passed_to(scope["path"])
         ],
         body=body,
         client_ip=request.ip or "",
         hops=request.hops,
         client_region=request.region or region,
+        client_host_key=host_key_of(request),
     )
+
+
+def _passed_to(path: str) -> frozenset[bytes]:
+    return _PASSED_OF_BROWSERS if path in _PAGES else _PASSED
+
+
+def host_key_of(request: Request) -> str:
+    """The client's host key as a message says it: empty where there is none."""
+    return (request.host_key() if request.host_key is not None else None) or ""
 
 
 def forward_method(app: AsgiApp) -> PeerMethod:
@@ -162,7 +179,8 @@ async def asgi_call(
 
 
 def _scope(request: pb.ForwardRequest) -> Scope:
-    if request.method not in _METHODS or not request.path.startswith(_PATHS):
+    known = request.path.startswith(_PATHS) or request.path in _SIGN_IN | _PAGES
+    if request.method not in _METHODS or not known:
         raise invalid("this request is not one that nodes pass on")
     if len(request.path) > _PATH_MAX_CHARS or not (
         request.path.isascii() and request.query.isascii()
@@ -183,9 +201,11 @@ def _scope(request: pb.ForwardRequest) -> Scope:
         "raw_path": request.path.encode(),
         "query_string": request.query.encode(),
         "root_path": "",
-        "headers": [header for header in headers if header[0] in _PASSED],
+        "headers": [h for h in headers if h[0] in _passed_to(request.path)],
         "client": (request.client_ip, 0) if request.client_ip else None,
         "server": None,
         "state": {},
-        FORWARDED: Forwarded(request.client_region or None, request.hops),
+        FORWARDED: Forwarded(
+            request.client_region or None, request.hops, given(request.client_host_key)
+        ),
     }

@@ -24,7 +24,7 @@ from petsem.server.database import ReadPool
 from petsem.server.keys import Keys
 from petsem.server.service.writes import KEPT_MS
 from petsem.server.space import Space
-from petsem.server.store import keyring, orgs, purging, secrets, tokens
+from petsem.server.store import boot_grants, keyring, orgs, purging, secrets, tokens
 from petsem.server.writer import Txn, Writer
 
 log = structlog.get_logger(__name__)
@@ -101,6 +101,7 @@ class Housekeeping:
             self._purge,
             self._forget_requests,
             self._forget_tokens,
+            self._forget_grants,
             self._drop_old_keys,
             self._make_bundles,
         ):
@@ -138,6 +139,11 @@ class Housekeeping:
     async def _forget_tokens(self) -> None:
         before_ms = self._clock.unix_ms() - TOKENS_KEPT_MS
         await self._until_nothing(tokens.purge_expired, before_ms, purging.PIECE_ROWS)
+
+    async def _forget_grants(self) -> None:
+        await self._until_nothing(
+            boot_grants.purge_expired, self._clock.unix_ms(), purging.PIECE_ROWS
+        )
 
     async def _drop_old_keys(self) -> None:
         """Drop data keys that only waited for idempotency records or damaged rows to go."""

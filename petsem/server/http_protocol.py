@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from petsem import limits
 from petsem.server import http_refusals as refusals
 from petsem.server.coalescing import CoalescingTransport
+from petsem.server.host_key import HOST_KEY, HostKey, of_connection
 from petsem.server.http_refusals import Refusal
 
 _LINGER_S: Final = 2.0
@@ -76,11 +77,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_for: _Phase | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._host_key: HostKey | None = None
 
     # The connection's life
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self._host_key = of_connection(tls)
         over = len(self.connections) - self.limits.connections_max
         if over > _OVERFLOW_ANSWERED:
             transport.abort()
@@ -137,6 +142,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._silent_bytes = 0
         self._body_bytes = 0
         super().on_message_begin()
+        if self._host_key is not None:
+            self.scope[HOST_KEY] = self._host_key  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         self._refusal = self._judge()

@@ -110,6 +110,7 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
             *membership_methods(node.nodes),
             *node.replication.methods,
             node.lost_revocations.method,
+            node.last_seen.method,
             forward_method(app),
         ],
         bind=node.config.peer.bind,
@@ -129,6 +130,7 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(node.keyring.reload()))
     host, port = listener.getsockname()[:2]
+    node.authenticator.public_url = node.config.public_url(port)
     log.info(
         "serving",
         version=__version__,

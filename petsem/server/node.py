@@ -18,6 +18,7 @@ from petsem.server.freshness import FreshnessSource
 from petsem.server.housekeeping import Housekeeping
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
+from petsem.server.last_seen import LastSeen
 from petsem.server.lost_revocations import LostRevocations
 from petsem.server.replica.followers import Followers
 from petsem.server.replica.lost_keks import LostKeks
@@ -26,17 +27,22 @@ from petsem.server.replication import Replication
 from petsem.server.roles import Roles
 from petsem.server.scanning import Scanning
 from petsem.server.service.boot import Boot
+from petsem.server.service.boots import Boots
+from petsem.server.service.exchanging import Exchanging
 from petsem.server.service.keyring import KeyringService
 from petsem.server.service.login import Login
 from petsem.server.service.nodes import Nodes
 from petsem.server.service.orgs import Orgs
+from petsem.server.service.revoking import Revoking
 from petsem.server.service.secrets import Secrets
 from petsem.server.service.status import StatusService
 from petsem.server.service.tokens import Tokens
+from petsem.server.service.two_key import BootReads
 from petsem.server.service.verify import Verification
 from petsem.server.service.writes import Writes
 from petsem.server.space import Space
 from petsem.server.writer import Writer
+from petsem.sso.authenticator import Authenticator as SsoAuthenticator
 from petsem.wire import petsem_pb2 as pb
 
 
@@ -60,9 +66,14 @@ class Node:
     nodes: Nodes
     orgs: Orgs
     secrets: Secrets
+    reads: BootReads
     boot: Boot
     tokens: Tokens
+    exchanging: Exchanging
+    boots: Boots
     login: Login
+    authenticator: SsoAuthenticator
+    revoking: Revoking
     verification: Verification
     keyring: KeyringService
     status: StatusService
@@ -70,6 +81,7 @@ class Node:
     scanning: Scanning
     replication: Replication
     lost_revocations: LostRevocations
+    last_seen: LastSeen
     roles: Roles = field(init=False)
 
     @property
@@ -86,9 +98,12 @@ class Node:
         """Take up the role that the directory records."""
         await self.roles.start()
         self.lost_revocations.start()
+        self.last_seen.start()
 
     async def stop(self) -> None:
         """Finish what was accepted, then close; the doors are closed before."""
+        await self.authenticator.close()
+        await self.last_seen.stop()
         await self.lost_revocations.stop()
         await self.roles.stop()
         self.pool.close()
@@ -147,6 +162,7 @@ def build_node(
     followers = replication.followers
     auth = Authenticator(keys, clock, identity.cluster_id, identity.region, changes, view)
     freshness = FreshnessSource(identity.node_id, identity.region, clock, view)
+    reads = BootReads(auth, view)
     writes = Writes(writer, keys, auth, followers)
     lost_keks = LostKeks(datadir)
     keyring = KeyringService(
@@ -161,6 +177,7 @@ def build_node(
         ),
     )
     tokens = Tokens(writes=writes, pool=pool, keys=keys, auth=auth, cluster_id=identity.cluster_id)
+    login = Login(writes=writes, pool=pool, keys=keys, tokens=tokens, clock=clock)
     lost_revocations = LostRevocations(
         datadir=datadir,
         identity=identity,
@@ -194,16 +211,23 @@ def build_node(
         ),
         orgs=Orgs(writes=writes, pool=pool, keys=keys),
         secrets=Secrets(writes=writes, pool=pool, keys=keys, bundles=bundles, freshness=freshness),
+        reads=reads,
         boot=Boot(
             pool=pool,
             bundles=bundles,
             auth=auth,
+            reads=reads,
             changes=changes,
             freshness=freshness,
             streams_max=config.limits.watch_streams,
         ),
         tokens=tokens,
-        login=Login(writes=writes, pool=pool, keys=keys, tokens=tokens, clock=clock),
+        exchanging=Exchanging(writes=writes, pool=pool, auth=auth, tokens=tokens),
+        boots=Boots(writes=writes, pool=pool, keys=keys),
+        login=login,
+        # Its public URL is known once the HTTP door is open.
+        authenticator=SsoAuthenticator(clock, None, login.org_of),
+        revoking=Revoking(writes=writes, pool=pool),
         verification=Verification(
             pool=pool,
             auth=auth,
@@ -235,6 +259,14 @@ def build_node(
         scanning=Scanning(helper),
         replication=replication,
         lost_revocations=lost_revocations,
+        last_seen=LastSeen(
+            notes=auth.notes,
+            clock=clock,
+            view=view,
+            pool=pool,
+            writer=writer,
+            upstream=replication.upstream,
+        ),
     )
     replication.branch_lost = lost_revocations.look
     replication.describe = node.status.report

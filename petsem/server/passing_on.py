@@ -24,7 +24,7 @@ from petsem.model import Position, Role
 from petsem.server.auth import Request
 from petsem.server.changes import POSITION
 from petsem.server.database import read_position
-from petsem.server.forward import POSITION_HEADER, Upstream, message_of
+from petsem.server.forward import POSITION_HEADER, Upstream, host_key_of, message_of
 from petsem.server.keys import MissingKek
 from petsem.server.node import Node
 from petsem.server.service.waiting import check_fence, until_fresh
@@ -120,6 +120,7 @@ class PassingOn:
             client_ip=request.ip or "",
             hops=request.hops,
             client_region=request.region or self._region,
+            client_host_key=host_key_of(request),
         )
         response = await self._send(asked, READ_TIMEOUT_S, error)
         if response.status == 200:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from petsem.crypto.ca import CertRole
+from petsem.tokens.authority import within_org_authority as within_org_authority  # its name here
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ TOKENS_MINT: Final = Rule("tokens:mint")
 TOKENS_REVOKE: Final = Rule("tokens:revoke")
 TOKENS_LIST: Final = Rule("tokens:list")
 TOKENS_VERIFY: Final = Rule("tokens:verify")
+TOKENS_EXCHANGE: Final = Rule("tokens:exchange")
+MACHINES_BOOT: Final = Rule("machines:boot")
 NODES_READ: Final = Rule("nodes:read", cluster_only=True)
 NODES_ADMIN: Final = Rule("nodes:admin", cluster_only=True)
 
@@ -62,8 +65,16 @@ HTTP: Final[dict[tuple[str, str], Rule | None]] = {
     ("DELETE", "/v1/tokens/{token_id}"): TOKENS_REVOKE,
     ("GET", "/v1/orgs/{org}/tokens"): TOKENS_LIST,
     ("DELETE", "/v1/orgs/{org}/tokens/{token_id}"): TOKENS_REVOKE,
+    ("POST", "/v1/orgs/{org}/revocations"): TOKENS_REVOKE,
+    ("POST", "/v1/tokens/exchange"): TOKENS_EXCHANGE,
+    ("POST", "/v1/orgs/{org}/boots"): MACHINES_BOOT,
     ("POST", "/v1/login"): OPEN,
     ("POST", "/v1/login/token"): OPEN,
+    ("POST", "/.well-known/petsem/3p"): OPEN,
+    ("POST", "/.well-known/petsem/3p/poll"): OPEN,
+    ("GET", "/sso"): OPEN,
+    ("POST", "/sso"): OPEN,
+    ("GET", "/sso/callback"): OPEN,
     ("POST", "/v1/tokens/verify"): TOKENS_VERIFY,
     ("POST", "/v1/tokens/verify-batch"): TOKENS_VERIFY,
     ("POST", "/v1/tokens/can"): TOKENS_VERIFY,
@@ -102,14 +113,8 @@ PEER: Final[dict[str, CertRole]] = {
     "/petsem.v1.Peer/Forward": CertRole.NODE,
     "/petsem.v1.Peer/Compare": CertRole.NODE,
     "/petsem.v1.Peer/Revoke": CertRole.NODE,
+    "/petsem.v1.Peer/Seen": CertRole.NODE,
     "/petsem.v1.Replication/Stream": CertRole.NODE,
 }
 """Method of the peer port → whose certificate it takes. A node's counts while it is a member, and
 no token is looked at: a forwarded request carries its own."""
-
-
-def within_org_authority(action: str) -> bool:
-    """Whether an org's key may carry `action` at all. Actions of other API servers, which Petsem
-    never acts on itself, are theirs to judge and pass."""
-    ours = action.startswith(("orgs:", "nodes:", "apps:"))
-    return not ours or action == "apps:admin"

@@ -21,7 +21,7 @@ import msgspec
 from petsem.errors import invalid
 from petsem.limits import CAVEAT_MAX_BYTES, CAVEATS_MAX, TOKEN_MAX_BYTES
 from petsem.tokens.grammar import parse_predicates
-from petsem.tokens.reasons import malformed
+from petsem.tokens.reasons import TokenRefused, malformed
 
 LOCATION: Final = b"petsem"
 SIGNATURE_BYTES: Final = 32
@@ -75,7 +75,16 @@ def parse(binary: bytes) -> Macaroon:
     try:
         return _parse(binary, size)
     except IndexError:
-        raise malformed("the macaroon ends before its signature") from None
+        raise _cut_short() from None
+
+
+def parse_rest(data: bytes, at: int, before: int) -> tuple[tuple[Caveat, ...], bytes]:
+    """The caveats from `at` on and the signature, of a macaroon of which the head and `before`
+    caveats were parsed already; refused as by `parse`, except that no whole is measured."""
+    try:
+        return _parse_rest(data, at, len(data), before)
+    except IndexError:
+        raise _cut_short() from None
 
 
 def _parse(data: bytes, size: int) -> Macaroon:
@@ -90,10 +99,14 @@ def _parse(data: bytes, size: int) -> Macaroon:
     identifier, at = _field(data, at + 1, size)
     if data[at] != _EOS:
         raise malformed("the macaroon's head has a field too many")
-    at += 1
+    caveats, signature = _parse_rest(data, at + 1, size, 0)
+    return Macaroon(location or LOCATION, identifier, caveats, signature)
+
+
+def _parse_rest(data: bytes, at: int, size: int, before: int) -> tuple[tuple[Caveat, ...], bytes]:
     caveats: list[Caveat] = []
     while data[at] != _EOS:
-        if len(caveats) == CAVEATS_MAX:
+        if before + len(caveats) == CAVEATS_MAX:
             raise malformed(f"a token has at most {CAVEATS_MAX} caveats")
         caveat, at = _parse_caveat(data, at, size)
         caveats.append(caveat)
@@ -103,7 +116,11 @@ def _parse(data: bytes, size: int) -> Macaroon:
     signature = data[at + 2 :]
     if len(signature) != SIGNATURE_BYTES:
         raise malformed("the macaroon's signature is cut short, or something follows it")
-    return Macaroon(location or LOCATION, identifier, tuple(caveats), signature)
+    return tuple(caveats), signature
+
+
+def _cut_short() -> TokenRefused:
+    return malformed("the macaroon ends before its signature")
 
 
 def _parse_caveat(data: bytes, at: int, size: int) -> tuple[Caveat, int]:
@@ -196,7 +213,18 @@ def attenuate(macaroon: Macaroon, predicates: Iterable[str]) -> Macaroon:
 
 def bind_signature(root_signature: bytes, signature: bytes) -> bytes:
     """The signature with which a discharge travels beside its root."""
-    return _digest_two(_BIND_KEY, root_signature, signature)
+    return join_binding(half_of_binding(root_signature), half_of_binding(signature))
+
+
+def half_of_binding(signature: bytes) -> bytes:
+    """What the root's signature and a discharge's each come to before they are joined, for whoever
+    binds the same again and again."""
+    return hmac.digest(_BIND_KEY, signature, "sha256")
+
+
+def join_binding(root_half: bytes, half: bytes) -> bytes:
+    """The signature of a bound discharge."""
+    return hmac.digest(_BIND_KEY, root_half + half, "sha256")
 
 
 def bind_discharge(root: Macaroon, discharge: Macaroon) -> Macaroon:

@@ -21,6 +21,7 @@ from petsem.tokens.reasons import Reason, TokenRefused, malformed
 
 PREFIX: Final = "petsem_"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = tuple(high + low for high in _BASE62 for low in _BASE62)
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
 
@@ -57,16 +58,16 @@ def _parse_part(part: str) -> Macaroon:
     if not part.startswith("p"):
         if not part:
             raise malformed("the token, or one of its parts, is empty")
-        return parse(_decode(part))
+        return parse(decode_body(part))
     head, dot, check = part.rpartition(".")
     if not part.startswith(PREFIX[: len(part)]):
         raise malformed("the token does not start like one")
     if not dot or check != check_of(head):
         raise TokenRefused(Reason.TRUNCATED)
-    return parse(_decode(head[len(PREFIX) :]))
+    return parse(decode_body(head[len(PREFIX) :]))
 
 
-def _decode(body: str) -> bytes:
+def decode_body(body: str) -> bytes:
     """The bytes of unpadded base64url, which must be the one spelling of them."""
     data = body.encode("ascii")
     try:
@@ -74,28 +75,27 @@ def _decode(body: str) -> bytes:
     except binascii.Error:
         raise malformed("the token is not unpadded base64url") from None
     # The decoder skips what it does not know and ignores spare bits; writing it again does neither.
-    if _encode(raw) != data:
+    if encode_body(raw) != data:
         raise malformed("the token is not unpadded base64url in its one form")
     return raw
 
 
-def _encode(raw: bytes) -> bytes:
+def encode_body(raw: bytes) -> bytes:
+    """Unpadded base64url."""
     return binascii.b2a_base64(raw, newline=False).translate(_TO_URLSAFE).rstrip(b"=")
 
 
-def check_of(head: str) -> str:
-    """CHECK for the text before the dot: its CRC-32 as six base62 digits, the highest first."""
-    rest = crc32(head.encode("ascii"))
-    digits = ""
-    for _ in range(6):
-        rest, digit = divmod(rest, 62)
-        digits = _BASE62[digit] + digits
-    return digits
+def check_of(head: str, before: int = 0) -> str:
+    """CHECK for the text before the dot: its CRC-32 as six base62 digits, the highest first.
+    `before`: the CRC-32 of what comes before `head`, if that is not the beginning."""
+    rest, low = divmod(crc32(head.encode("ascii"), before), 3844)
+    high, middle = divmod(rest, 3844)
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 def encode_part(macaroon: Macaroon) -> str:
     """One macaroon as text, prefix and check included."""
-    head = PREFIX + _encode(encode(macaroon)).decode("ascii")
+    head = PREFIX + encode_body(encode(macaroon)).decode("ascii")
     return f"{head}.{check_of(head)}"
 
 

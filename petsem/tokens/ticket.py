@@ -31,6 +31,8 @@ DOMAINS_MAX: Final = 16
 _FORMAT: Final = 1
 _HEAD: Final = struct.Struct(f">B{ID_BYTES}s{aead.NONCE_BYTES}s")
 _FIXED: Final = struct.Struct(">16s16s32sQ")
+TICKET_BYTES: Final = _HEAD.size + _FIXED.size + aead.TAG_BYTES
+"""A ticket that names no domains; each name makes it longer."""
 _TICKET_PERSON: Final = b"petsem-ticket-v1"
 
 
@@ -64,7 +66,7 @@ def seal_ticket(key_id: bytes, key: bytes, ticket: Ticket) -> bytes:
 def key_id_of(data: bytes) -> bytes:
     """The id of the key that a ticket says it is under: a claim until it has been opened.
     TokenRefused DISCHARGE_INVALID for what is no ticket."""
-    if len(data) < _HEAD.size + _FIXED.size + aead.TAG_BYTES or data[0] != _FORMAT:
+    if len(data) < TICKET_BYTES or data[0] != _FORMAT:
         raise _no_ticket()
     key_id: bytes = _HEAD.unpack_from(data)[1]
     return key_id

@@ -426,6 +426,52 @@ class Minted(_Out, frozen=True):
     position: PositionText
 
 
+Machine = Annotated[
+    str, Meta(min_length=1, max_length=limits.MACHINE_MAX_CHARS, description="as its host names it")
+]
+MinutesS = Annotated[int, Meta(ge=60, le=3_600, description="seconds that it lives at most")]
+
+
+class Exchange(_In, frozen=True, kw_only=True):
+    """A service token to make for one machine of an app."""
+
+    org: TenantName
+    app: TenantName
+    machine: Machine
+    host_key: (
+        Annotated[
+            str,
+            Meta(
+                min_length=64,
+                max_length=64,
+                description="SHA-256 of the SubjectPublicKeyInfo of the host's TLS key, in "
+                "hexadecimal digits; required where the client shows no certificate",
+            ),
+        ]
+        | None
+    ) = None
+    actions: Annotated[
+        list[str], Meta(min_length=1, max_length=32, description="such as `secrets:read`")
+    ]
+    ttl_s: MinutesS = 900
+    renewable: Annotated[
+        bool, Meta(description="whether it may be exchanged for a successor itself")
+    ] = True
+
+
+class Exchanged(_Out, frozen=True):
+    """A new service token."""
+
+    token: str
+    id: TokenId
+    expires_at: Time
+    position: PositionText
+    renew_until: (
+        Annotated[Time, Meta(description="when the token behind it ends, and with it the last")]
+        | None
+    )
+
+
 class Login(_In, frozen=True):
     """Whose people sign in."""
 
@@ -457,6 +503,104 @@ class LoginToken(_In, frozen=True):
         ]
         | None
     ) = None
+
+
+SealedText = Annotated[str, Meta(min_length=1, max_length=16 * 1024)]
+Secret32 = Annotated[
+    str, Meta(min_length=43, max_length=43, description="32 bytes in unpadded base64url")
+]
+
+
+class ThirdParty(_In, frozen=True, kw_only=True):
+    """A ticket that is to be discharged."""
+
+    ticket: Base64Text
+    commitment: (
+        Annotated[
+            str,
+            Meta(
+                min_length=43,
+                max_length=43,
+                description="SHA-256 of a new secret of 32 bytes, in unpadded base64url; may be "
+                "left out where a session is sure to do",
+            ),
+        ]
+        | None
+    ) = None
+    redirect_port: (
+        Annotated[
+            int,
+            Meta(
+                ge=1024,
+                le=65535,
+                description="where whoever asks listens on 127.0.0.1 for the browser",
+            ),
+        ]
+        | None
+    ) = None
+    session: SealedText | None = None
+
+
+class UserInteractive(_Out, frozen=True):
+    """What it takes to have a person sign in."""
+
+    user_url: str
+    poll_url: str
+    flow: SealedText
+    code: Annotated[
+        str | None, Meta(description="to be shown to the person; null with `redirect_port`")
+    ]
+
+
+class ThirdPartyAnswer(_Out, frozen=True, kw_only=True):
+    """The discharge, not bound to its token; or where to poll; or what a person has to do."""
+
+    discharge: str | UnsetType = UNSET
+    session: (
+        Annotated[str | None, Meta(description="renews it without the person, if there is one")]
+        | UnsetType
+    ) = UNSET
+    user: Annotated[str, Meta(description="whom it names")] | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
+    poll_url: str | UnsetType = UNSET
+    flow: SealedText | UnsetType = UNSET
+    user_interactive: UserInteractive | UnsetType = UNSET
+
+
+class ThirdPartyPoll(_In, frozen=True, kw_only=True):
+    """Which sign-in, and, to fetch its result, who began it."""
+
+    flow: SealedText
+    secret: Secret32 | None = None
+    release: Secret32 | None = None
+
+
+class ThirdPartyPolled(_Out, frozen=True, kw_only=True):
+    """Whether there is a result, or the result."""
+
+    state: Literal["pending", "ready"] | UnsetType = UNSET
+    discharge: str | UnsetType = UNSET
+    session: str | UnsetType | None = UNSET
+    user: str | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
+
+
+class Boot(_In, frozen=True, kw_only=True):
+    """A machine that its host may boot."""
+
+    app: TenantName
+    machine: Machine
+    ticket: Annotated[Base64Text, Meta(description="the ticket in the host's token")]
+    ttl_s: MinutesS = 600
+
+
+class BootAllowed(_Out, frozen=True):
+    """What the host adds to its token."""
+
+    discharge: Annotated[str, Meta(description="goes after the host's token and a comma")]
+    grant: Annotated[str, Meta(description="the grant's id, which the log of each read names")]
+    expires_at: Time
+    position: PositionText
 
 
 class TokenInfo(_Out, frozen=True):
@@ -546,8 +690,8 @@ FailedCaveat = Annotated[str, Meta(description="the caveat that failed")]
 DischargeSignature = Annotated[
     str,
     Meta(
-        description="a discharge's signature from before it was bound, in hexadecimal: with it, who "
-        "keeps this answer can check narrower copies of the token himself; as secret as the token"
+        description="a discharge's signature from before it was bound, in hexadecimal: with it, "
+        "who keeps this answer can check narrower copies of the token himself; as secret as the token"
     ),
 ]
 

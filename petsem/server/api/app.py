@@ -22,7 +22,18 @@ from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
 
 from petsem.errors import invalid, not_found
 from petsem.server import policy
-from petsem.server.api import cluster, login, probes, secrets, tenants, tokens, verification
+from petsem.server.api import (
+    cluster,
+    exchange,
+    login,
+    probes,
+    revoking,
+    secrets,
+    sso,
+    tenants,
+    tokens,
+    verification,
+)
 from petsem.server.api.diff_rate import DiffRate
 from petsem.server.api.errors import error_reply
 from petsem.server.api.metrics import NO_ROUTE, Metrics
@@ -59,7 +70,10 @@ def create_app(node: Node) -> App:
         *tenants.ROUTES,
         *secrets.routes(DiffRate()),
         *tokens.ROUTES,
+        *exchange.ROUTES,
+        *revoking.ROUTES,
         *login.ROUTES,
+        *sso.ROUTES,
         *verification.ROUTES,
         *cluster.ROUTES,
         *probes.routes(metrics, open_metrics=http.open_metrics),

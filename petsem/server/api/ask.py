@@ -106,12 +106,13 @@ class Ask:
 
     def clear_for(self, rule: Rule, token: Verified, names: Names) -> Principal:
         """The same for a second action, which a route needs in addition to its own."""
-        ip, region = self.request.ip, self.request.region
+        asked = self.request
+        ip, region, host_key = asked.ip, asked.region, asked.host_key
         try:
-            allowed = self.node.auth.clear(token, rule, names, ip, region)
+            allowed = self.node.auth.clear(token, rule, names, ip, region, host_key)
         except TokenRefused as refused:
             raise refused.as_error() from None
-        return Principal(token, allowed, ip, region)
+        return Principal(token, allowed, ip, region, host_key)
 
     # What was sent
 
@@ -140,9 +141,19 @@ class Ask:
         if await self._read():
             raise invalid("this takes no body; send none")
 
-    async def raw(self) -> bytes:
-        """The body as it was sent, for whoever passes it on."""
-        return await self._read()
+    async def raw(self, most_bytes: int = limits.HTTP_BODY_MAX_BYTES) -> bytes:
+        """The body as it was sent, for whoever passes it on or knows its form."""
+        return await self._read(most_bytes)
+
+    @property
+    def raw_query(self) -> bytes:
+        """The query string as it was sent, where others than we decide what is in it."""
+        return self._scope["query_string"]
+
+    def header(self, name: bytes) -> str | None:
+        """A header that few routes read; None if it is absent or there twice."""
+        found = [value for each, value in self._scope["headers"] if each == name]
+        return found[0].decode("latin-1") if len(found) == 1 else None
 
     def call(self) -> Call:
         """The write, once its body was read, as an Idempotency-Key compares it."""

@@ -154,8 +154,46 @@ MINT_OPERATOR: Final = http.Mint(
 )
 TICKET: Final = "AVtsfY6foLHC0-T1BhcoOUpbbH2On6CxwtPk9QYXKDlKW2x9jp-gscLT5PUGFyg5"
 DISCHARGE: Final = _NO_TOKEN
+_SECRET32: Final = "mKg1sVo4n3Qd9b2Zy7pXrTfWcE6uLhJk0aNqSvYxGzI"
+_FLOW: Final = "AVtsfY6foLHC0-T1BhcoOUr-0cQ"
+_SESSION: Final = "AVtsfY6foLHC0-T1BhcoOUo8n1k"
+_POLL_URL: Final = "https://petsem.example.net/.well-known/petsem/3p/poll"
+_PERSON: Final = "ana@example.com"
+THIRD_PARTY: Final = http.ThirdParty(ticket=TICKET, commitment=_SECRET32, redirect_port=49152)
+THIRD_PARTY_AGAIN: Final = http.ThirdParty(ticket=TICKET, session=_SESSION)
+USER_INTERACTIVE: Final = http.ThirdPartyAnswer(
+    user_interactive=http.UserInteractive(
+        user_url=f"https://petsem.example.net/sso?flow={_FLOW}",
+        poll_url=_POLL_URL,
+        flow=_FLOW,
+        code="BCDF-GHJK",
+    )
+)
+DISCHARGED: Final = http.ThirdPartyAnswer(
+    discharge=DISCHARGE, session=_SESSION, user=_PERSON, expires_at=_TIME
+)
+RENEWING: Final = http.ThirdPartyAnswer(poll_url=_POLL_URL, flow=_FLOW)
+POLL: Final = http.ThirdPartyPoll(flow=_FLOW)
+POLL_WITH_SECRET: Final = http.ThirdPartyPoll(flow=_FLOW, secret=_SECRET32)
+POLLED: Final = http.ThirdPartyPolled(
+    discharge=DISCHARGE, session=_SESSION, user=_PERSON, expires_at=_TIME
+)
 MINTED: Final = http.Minted(
     token=_NO_TOKEN, id=_TOKEN_ID, expires_at="2027-01-01T00:00:00Z", position=_POSITION
+)
+EXCHANGE: Final = http.Exchange(
+    org="acme", app="web", machine="3d8d9014", actions=["secrets:read"], ttl_s=600
+)
+EXCHANGED: Final = http.Exchanged(
+    token=_NO_TOKEN,
+    id=_TOKEN_ID,
+    expires_at=_TIME,
+    position=_POSITION,
+    renew_until="2027-01-01T00:00:00Z",
+)
+BOOT: Final = http.Boot(app="web", machine="3d8d9014", ticket=TICKET)
+BOOT_ALLOWED: Final = http.BootAllowed(
+    discharge=DISCHARGE, grant=_PARENT_ID, expires_at=_TIME, position=_POSITION
 )
 TOKEN: Final = http.TokenInfo(
     id=_TOKEN_ID,
@@ -169,6 +207,7 @@ TOKEN: Final = http.TokenInfo(
     expires_at="2027-01-01T00:00:00Z",
     state="live",
     revoked_at=None,
+    last_seen=_TIME,
 )
 OPERATOR_TOKEN: Final = http.TokenInfo(
     id=_PARENT_ID,
@@ -184,6 +223,10 @@ OPERATOR_TOKEN: Final = http.TokenInfo(
     revoked_at=_TIME,
 )
 REVOKED: Final = http.Revoked(id=_TOKEN_ID, revoked_at=_TIME, position=_POSITION, durability=_LOCAL)
+REVOKE_PERSON: Final = http.RevokeMany(subject="person:ana@example.com")
+REVOKE_APP: Final = http.RevokeMany(app="web")
+REVOKE_ALL: Final = http.RevokeMany(all=True)
+REVOKED_MANY: Final = http.RevokedMany(revoked=3, position=_POSITION, durability=_LOCAL)
 ROOT_KEY: Final = http.RootKeyRotated(
     key_id="7d6c5b4a39281706f5e4d3c2b1a09f8e",
     retired=["1a2b3c4d5e6f708192a3b4c5d6e7f809"],

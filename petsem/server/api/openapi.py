@@ -229,7 +229,7 @@ def _failures(route: Route) -> list[int]:
 def _reply_content(route: Route) -> _Json:
     if route.reply is None:
         ((_, text),) = route.examples
-        return {"text/plain": {"schema": {"type": "string"}, "example": text}}
+        return {route.media: {"schema": {"type": "string"}, "example": text}}
     return _content(route.reply, route.examples)
 
 

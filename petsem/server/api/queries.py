@@ -117,6 +117,25 @@ class RevocationsQuery(_Query, frozen=True):
     ] = REVOCATIONS_WAIT_MAX_S
 
 
+class FlowQuery(_Query, frozen=True):
+    """Which sign-in."""
+
+    flow: (
+        Annotated[str, Meta(description="as `user_interactive` has it in its `user_url`")] | None
+    ) = None
+
+
+class CallbackQuery(_Query, frozen=True):
+    """What a provider sends a browser back with; others of its own are not looked at."""
+
+    state: Annotated[str, Meta(description="what the browser was sent with")] | None = None
+    code: (
+        Annotated[str, Meta(description="the provider's code, if it let the person in")] | None
+    ) = None
+    error: Annotated[str, Meta(description="why it did not")] | None = None
+    iss: Annotated[str, Meta(description="the provider's issuer (RFC 9207)")] | None = None
+
+
 def decode_query(raw: bytes, kind: type[T]) -> T:
     """The parameters of type `kind` that a query string spells."""
     if not raw:

@@ -48,9 +48,12 @@ class Route:
 
     `names` are those that the policy is decided on, for the documentation. `fails` are the codes
     that this route can answer beside those that every route, or every write, can. On a replica a
-    route that `writes` is passed on to the leader; one that is about the node's `own` state never
-    goes to another. With `head` it answers HEAD too, as it answers GET but for the body. What is
-    asked `often` is found without Litestar where its path is spelt plainly (`often_asked`).
+    route that `writes`, or needs what the `leader` holds in memory, is passed on to the leader; one
+    that is about the node's `own` state never goes to another. Where people see the answers,
+    `refuse` makes pages of refusals, `media` says what a good one is, and `kept` which headers of a
+    leader's answer are theirs. With `head` it answers HEAD too, as it answers GET but for the body.
+    What is asked `often` is found without Litestar where its path is spelt plainly
+    (`often_asked`).
     """
 
     method: str
@@ -73,6 +76,10 @@ class Route:
     opened: bool | None = None
     head: bool = False
     often: bool = False
+    leader: bool = False
+    refuse: Callable[[PetsemError, int], Reply] = error_reply
+    media: str = "text/plain"
+    kept: frozenset[str] = frozenset()
 
     @property
     def rule(self) -> Rule | None:
@@ -140,16 +147,17 @@ async def _answer(
             ask.query(NoQuery)
         if route.own:
             answer = await route.handle(ask)
-        elif route.writes:
+        elif route.writes or route.leader:
             if passing.writes_elsewhere():
                 if rule is not None:
                     ask.require_token()
-                return _passed(await passing.write(scope, await ask.raw(), ask.request), scope)
+                response = await passing.write(scope, await ask.raw(), ask.request)
+                return _passed(response, scope, route.kept)
             answer = await route.handle(ask)
         else:
             answer = await _read(route, passing, ask, scope)
     except PetsemError as e:
-        return error_reply(e, node.clock.unix_ms())
+        return route.refuse(e, node.clock.unix_ms())
     except Exception as e:
         return internal_reply(e, route.label, node.clock.unix_ms())
     reply = answer if isinstance(answer, Reply) else json_reply(route.status, answer)
@@ -176,9 +184,13 @@ async def _read(
     return _passed(await passing.read(scope, await ask.raw(), ask.request, error), scope)
 
 
-def _passed(response: pb.ForwardResponse, scope: HTTPScope) -> Reply:
+def _passed(
+    response: pb.ForwardResponse, scope: HTTPScope, also: frozenset[str] = frozenset()
+) -> Reply:
     """The answer of another node, for the client. How far this node has to wait is for nodes."""
-    kept = _KEPT if FORWARDED not in scope else _KEPT | {POSITION_HEADER.decode()}
+    kept = _KEPT | also
+    if FORWARDED in scope:
+        kept |= {POSITION_HEADER.decode()}
     headers = {header.name: header.value.encode("latin-1") for header in response.headers}
     media_type = headers.get("content-type", JSON)
     more = [(name.encode(), value) for name, value in headers.items() if name in kept]

@@ -9,7 +9,6 @@ import apsw
 from petsem import limits
 from petsem.errors import Code, PetsemError, invalid
 from petsem.model import Position, check_attribute, check_secret_name
-from petsem.server import policy
 from petsem.server.api import examples
 from petsem.server.api.ask import Ask
 from petsem.server.api.diff_rate import DiffRate
@@ -18,6 +17,7 @@ from petsem.server.api.route import Handler, Route
 from petsem.server.api.tenants import APP
 from petsem.server.auth import Names, Principal, Verified
 from petsem.server.service.secrets import check_batch
+from petsem.server.service.two_key import Read
 from petsem.server.service.values import Wanted, values
 from petsem.wire import http
 
@@ -53,11 +53,16 @@ async def _values(ask: Ask) -> http.SecretValues:
         durable=query.durable,
     )
 
-    def authorize(db: apsw.Connection) -> Principal:
-        return ask.authorize_in(db, Names(org, app, machine, filterable=True))
-
     node = ask.node
-    return await values(
+    names = Names(org, app, machine, filterable=True)
+    read: Read | None = None
+
+    def authorize(db: apsw.Connection) -> Principal:
+        nonlocal read
+        read = node.reads.authorize(db, ask.request, names)
+        return read.principal
+
+    answer = await values(
         wanted,
         authorize,
         pool=node.pool,
@@ -65,6 +70,9 @@ async def _values(ask: Ask) -> http.SecretValues:
         changes=node.changes,
         freshness=node.freshness,
     )
+    assert read is not None
+    node.reads.note(read, names)
+    return answer
 
 
 def _split(names: str) -> tuple[str, ...]:
@@ -89,7 +97,8 @@ def _diff(rate: DiffRate) -> Handler:
 
 def _may_read(ask: Ask, token: Verified, names: Names) -> bool:
     try:
-        ask.clear_for(policy.SECRETS_READ, token, names)
+        with ask.node.pool.reading() as db:
+            ask.node.reads.clear(db, token, ask.request, names)
     except PetsemError:
         return False
     return True

@@ -32,7 +32,7 @@ async def _verify(ask: Ask) -> http.Verdict:
     ask.require_token()
     body = await ask.body(http.Verify, most_bytes=_VERIFY_MAX_BYTES)
     (verdict,) = ask.node.verification.verify(ask.request, [_item(body)])
-    return http.Verdict(allowed=verdict.allowed, **_why(verdict, _freshness(ask, verdict)))
+    return _answer(verdict, _freshness(ask, verdict))
 
 
 async def _verify_batch(ask: Ask) -> http.VerifyBatchReply:
@@ -41,9 +41,7 @@ async def _verify_batch(ask: Ask) -> http.VerifyBatchReply:
     verdicts = ask.node.verification.verify(ask.request, [_item(each) for each in body.requests])
     # All of a batch is read at one position.
     freshness = _freshness(ask, verdicts[0])
-    return http.VerifyBatchReply(
-        responses=[http.Verdict(allowed=v.allowed, **_why(v, freshness)) for v in verdicts]
-    )
+    return http.VerifyBatchReply(responses=[_answer(verdict, freshness) for verdict in verdicts])
 
 
 async def _can(ask: Ask) -> http.CanVerdict:
@@ -70,6 +68,14 @@ def _asked_time(body: http.Verify) -> int | None:
 
 def _freshness(ask: Ask, verdict: Verdict) -> http.Freshness:
     return to_http(ask.node.freshness.at(verdict.position))
+
+
+def _answer(verdict: Verdict, freshness: http.Freshness) -> http.Verdict:
+    return http.Verdict(
+        allowed=verdict.allowed,
+        **_why(verdict, freshness),
+        discharge_signatures=[each.hex() for each in verdict.discharges] or msgspec.UNSET,
+    )
 
 
 def _why(verdict: Verdict, freshness: http.Freshness) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import msgspec
 from petsem import limits
 from petsem.crypto.keys import Purpose
 from petsem.errors import PetsemError, limited, not_found
-from petsem.model import Position, Role, check_secret_name
+from petsem.model import Kind, Position, Role, check_secret_name
 from petsem.secretbytes import SecretBytes
 from petsem.server import sql
 from petsem.server.auth import Authenticator, Names, Principal, Request
@@ -30,6 +30,7 @@ from petsem.server.freshness import FreshnessSource
 from petsem.server.keys import Owner
 from petsem.server.policy import SECRETS_READ
 from petsem.server.service.staleness import check_boot
+from petsem.server.service.two_key import BootReads, Read
 from petsem.server.service.waiting import check_durable, check_fence, until_fresh
 from petsem.server.stale import stale_version
 from petsem.server.store import secrets as rows
@@ -51,9 +52,11 @@ _JOINS: Final = (
 _HEAD: Final = f"SELECT {_COLUMNS}{_JOINS}"
 _HEAD_COLUMNS: Final = 9
 _APP_ID: Final = 4
+_TWO_KEY: Final = _HEAD_COLUMNS
 _HEAD_AND_TOKEN: Final = (
-    f"SELECT {_COLUMNS}, {ISSUED_COLUMNS}{_JOINS} LEFT JOIN root_keys r"
+    f"SELECT {_COLUMNS}, s.key, {ISSUED_COLUMNS}{_JOINS} LEFT JOIN root_keys r"
     f" ON r.id = ?1 AND r.use = 'tokens'{ISSUED_JOINS}"
+    " LEFT JOIN org_settings s ON s.org = r.org AND s.key = 'two_key'"
 )
 
 
@@ -102,6 +105,7 @@ class Boot:
         pool: ReadPool,
         bundles: Bundles,
         auth: Authenticator,
+        reads: BootReads,
         changes: Changes,
         freshness: FreshnessSource,
         streams_max: int = limits.GRPC_STREAMS_MAX,
@@ -109,6 +113,7 @@ class Boot:
         self._pool = pool
         self._bundles = bundles
         self._auth = auth
+        self._reads = reads
         self._changes = changes
         self._freshness = freshness
         self._streams_max = streams_max
@@ -117,16 +122,18 @@ class Boot:
     async def fetch(self, request: Request, machine: str, asked: Fetch) -> Fetched:
         """The answer, once this node has reached what was asked for; else `stale`."""
         names = Names(asked.org, asked.app, machine or None, None, True)
-        fetched = self._at_once(request, names, asked)
-        if fetched is not None:
-            return fetched
+        ordinary = self._at_once(request, names, asked)
+        if ordinary is not None:
+            return ordinary
 
-        def read() -> Fetched:
+        def answer() -> tuple[Read, Fetched]:
             with self._pool.snapshot() as db:
-                principal = self._auth.authorize(db, request, SECRETS_READ, names)
-                return self._read(db, principal, asked)
+                read = self._reads.authorize(db, request, names)
+                return read, self._read(db, read.principal, asked)
 
-        return await until_fresh(self._changes, POSITION, read)
+        read, fetched = await until_fresh(self._changes, POSITION, answer)
+        self._reads.note(read, names)
+        return fetched
 
     def _at_once(self, request: Request, names: Names, asked: Fetch) -> Fetched | None:
         """The answer to the ordinary boot read, in one statement, which needs no transaction
@@ -142,8 +149,10 @@ class Boot:
         ids = (identifier.root_key_id, identifier.nonce, asked.org, asked.app)
         with self._pool.reading() as db:
             found = sql.rows(db, _HEAD_AND_TOKEN, ids)[0]
-            issued = IssuedRow(*found[_HEAD_COLUMNS:])
+            issued = IssuedRow(*found[_TWO_KEY + 1 :])
             if issued.envelope is None or issued.grandparent is not None:
+                return None
+            if issued.kind == Kind.HOST and (found[_TWO_KEY] or issued.ticket):
                 return None
             if found[_APP_ID] is None and asked.min_version:
                 return None
@@ -227,12 +236,12 @@ class Boot:
         """
         names = Names(org, app, machine or None, None, filterable=True)
 
-        def read() -> _Head:
+        def look() -> tuple[Read, _Head]:
             with self._pool.snapshot() as db:
-                self._auth.authorize(db, request, SECRETS_READ, names)
-                return _head(db, org, app)
+                return self._reads.authorize(db, request, names), _head(db, org, app)
 
-        head = read()
+        read, head = look()
+        self._reads.note(read, names)
         incarnation = head.owner.incarnation
         with self._stream(), self._changes.subscribed(head.app_id, stream=True) as event:
             # What the leader never had is the version of an app that was deleted: begin anew.
@@ -240,7 +249,7 @@ class Boot:
             seen = -1 if anew else after_version
             while True:
                 event.clear()
-                head = read()
+                _, head = look()
                 if head.owner.incarnation != incarnation:
                     raise not_found(f"the app {org}/{app} was deleted and made again")
                 if head.version > seen:

@@ -16,9 +16,10 @@ from petsem.server.service.kinds import LIFE_MAX_S
 from petsem.tokens.caveats import actions_of, expiry_of, inherited_of, values_of
 from petsem.tokens.grammar import Predicate, parse_predicate, parse_predicates
 from petsem.tokens.identifier import IDENTIFIER_BYTES
-from petsem.tokens.macaroon import LOCATION, SIGNATURE_BYTES, Caveat, Macaroon
+from petsem.tokens.macaroon import LOCATION, SIGNATURE_BYTES, VID_BYTES, Caveat, Macaroon
 from petsem.tokens.reasons import Reason, TokenRefused
 from petsem.tokens.text import encode_token
+from petsem.tokens.ticket import TICKET_BYTES
 from petsem.wire import http
 
 
@@ -35,29 +36,40 @@ def caveats_for(
     own = values_of(asked, "org")
     if body.org is not None and own is not None and own != {body.org}:
         raise invalid("the org caveat comes from the field org; leave it out of caveats")
-    _require_actions(auth, principal, body.org, actions)
+    require_actions(auth, principal, Names(body.org), actions)
+    first = () if body.org is None else parse_predicates([f"org = {check_org(body.org)}"])
+    return with_inherited((*first, *asked), principal, of_host=body.kind == Kind.HOST.text)
+
+
+def with_inherited(
+    caveats: tuple[Predicate, ...], principal: Principal, *, of_host: bool = False
+) -> tuple[Predicate, ...]:
+    """`caveats` and those that the asker hands down; `invalid` if they are too many. `of_host`: the
+    token may be given a third-party caveat, too."""
     inherited = parse_predicates(
         inherited_of(filter(None, map(parse_predicate, principal.token.caveats)))
     )
-    first = () if body.org is None else parse_predicates([f"org = {check_org(body.org)}"])
-    caveats = tuple(dict.fromkeys((*first, *asked, *inherited)))
-    _require_size(caveats)
-    return caveats
+    all_of_them = tuple(dict.fromkeys((*caveats, *inherited)))
+    _require_size(all_of_them, of_host=of_host)
+    return all_of_them
 
 
-def _require_actions(
-    auth: Authenticator, principal: Principal, org: str | None, actions: frozenset[str]
+def require_actions(
+    auth: Authenticator, principal: Principal, names: Names, actions: frozenset[str]
 ) -> None:
     """Each action must be one that the asker's own token clears, and the key's to give."""
     for action in sorted(actions):
-        if org is not None and not within_org_authority(action):
+        if names.org is not None and not within_org_authority(action):
             raise PetsemError(
                 Code.DENIED,
                 f"an org's token cannot hold {action}; mint it without an org",
                 Detail(reason=Reason.CAVEAT.value),
             )
         try:
-            auth.clear(principal.token, Rule(action), Names(org), principal.ip, principal.region)
+            auth.clear(
+                *(principal.token, Rule(action), names),
+                *(principal.ip, principal.region, principal.host_key),
+            )
         except TokenRefused as refused:
             raise PetsemError(
                 Code.DENIED,
@@ -85,7 +97,7 @@ def check_label(label: str | None) -> str | None:
     return label
 
 
-def _require_size(caveats: tuple[Predicate, ...]) -> None:
+def _require_size(caveats: tuple[Predicate, ...], *, of_host: bool) -> None:
     """Refuse what could be issued and then not be written as a token."""
     if len(caveats) > limits.CAVEATS_MINTED_MAX:
         raise invalid(
@@ -93,4 +105,6 @@ def _require_size(caveats: tuple[Predicate, ...]) -> None:
             "inherited ones included"
         )
     parts = tuple(Caveat(str(predicate).encode("ascii")) for predicate in caveats)
+    if of_host:
+        parts += (Caveat(bytes(TICKET_BYTES), bytes(VID_BYTES), LOCATION),)
     encode_token(Macaroon(LOCATION, bytes(IDENTIFIER_BYTES), parts, bytes(SIGNATURE_BYTES)))

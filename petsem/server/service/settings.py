@@ -12,13 +12,13 @@ from petsem.errors import invalid
 from petsem.server.keys import Keys
 from petsem.server.service.shared_keys import make_once
 from petsem.server.service.sso_settings import SSO, read_sso, write_sso
+from petsem.server.service.two_key import TWO_KEY
 from petsem.server.store import orgs
 from petsem.server.store.orgs import OrgRow
 from petsem.wire import http
 
 BOOT_MAX_STALENESS_DEFAULT_S: Final = 24 * 3600
 BOOT_MAX_STALENESS_MAX_S: Final = 30 * 24 * 3600
-TWO_KEY: Final = "two_key"
 
 
 def boot_max_staleness_s(db: apsw.Connection, org_id: int) -> int:

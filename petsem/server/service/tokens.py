@@ -20,16 +20,18 @@ from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import random_id
 from petsem.errors import Code, PetsemError, invalid, not_found, unavailable
 from petsem.model import Kind, Position
-from petsem.server.auth import Authenticator, Principal
+from petsem.server.auth import Authenticator, Principal, Verified
 from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
 from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.service import two_key
 from petsem.server.service.kinds import kind_for
 from petsem.server.service.minting import caveats_for, check_label, expiry_ms
-from petsem.server.service.shared_keys import open_org_ticket
+from petsem.server.service.shared_keys import make_once, open_org_ticket
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
+from petsem.server.store.orgs import OrgRow
 from petsem.server.store.tokens import TokenRow
 from petsem.server.writer import Txn
 from petsem.tokens.identifier import Identifier
@@ -37,12 +39,13 @@ from petsem.tokens.macaroon import LOCATION
 from petsem.tokens.mint import ROOT_SECRET_BYTES, ThirdParty, mint
 from petsem.tokens.reasons import TokenRefused
 from petsem.tokens.text import encode_token
+from petsem.tokens.ticket import Ticket, new_caveat_key, seal_ticket
 from petsem.wire import http
 
 _PAGE_BREAK: Final = "."
 
 
-class _MintedRow(msgspec.Struct, frozen=True):
+class Issued(msgspec.Struct, frozen=True):
     """What an idempotency record keeps of a mint: the nonce, from which the row is found."""
 
     nonce: str
@@ -86,45 +89,82 @@ class Tokens:
         # so he does not get this one.
         call = replace(call, body=call.body + b"\0" + written)
 
-        def job(txn: Txn) -> _MintedRow:
-            org = None if body.org is None else orgs.get_org(txn.db, body.org).id
-            expires_at = expiry_ms(caveats, kind, txn.now_ms)
+        def job(txn: Txn) -> Issued:
+            org = None if body.org is None else orgs.get_org(txn.db, body.org)
             asker = principal.token
-            if asker.depth >= limits.TOKEN_CHAIN_MAX:
-                raise invalid(
-                    f"authority is passed on by minting at most {limits.TOKEN_CHAIN_MAX} times; "
-                    "attenuate the token instead"
-                )
-            nonce = random_id()
-            root_key, envelope = rows.primary_root_key(txn.db, org)
-            # So that no token is issued which this node could not then hand out.
-            self._root_secret(txn.db, org, root_key, envelope)
-            rows.insert(
-                txn.db,
-                TokenRow(
-                    nonce=nonce,
-                    org=org,
-                    root_key=root_key,
-                    kind=kind,
-                    subject=f"{kind.text}:{nonce.hex()}",
-                    parent=asker.nonce,
-                    depth=asker.depth + 1,
-                    caveats=written.decode(),
-                    label=label,
-                    created_at=txn.now_ms,
-                    created_by=asker.subject,
-                    expires_at=expires_at,
-                    epoch=txn.position.epoch,
-                    txid=txn.position.txid,
-                ),
+            return self.issue(
+                txn,
+                org,
+                asker,
+                parent=(asker.nonce, asker.depth),
+                kind=kind,
+                caveats=written.decode(),
+                label=label,
+                expires_at=expiry_ms(caveats, kind, txn.now_ms),
             )
-            return _MintedRow(nonce.hex())
 
-        done, position = await self._writes.once(
-            principal, call, owned_by(body.org), _MintedRow, job
-        )
+        done, position = await self._writes.once(principal, call, owned_by(body.org), Issued, job)
         with self._pool.snapshot() as db:
             return self.derive(db, bytes.fromhex(done.nonce), position)
+
+    def issue(
+        self,
+        txn: Txn,
+        org: OrgRow | None,
+        asker: Verified,
+        *,
+        parent: tuple[bytes, int],
+        kind: Kind,
+        caveats: str,
+        label: str | None,
+        expires_at: int,
+    ) -> Issued:
+        """Write the row of a new token, whose caveats are those that `asker` may have; `parent` is
+        (nonce, depth) of the token whose end is its end."""
+        ends_with, depth = parent
+        if depth >= limits.TOKEN_CHAIN_MAX:
+            raise invalid(
+                f"authority is passed on by minting at most {limits.TOKEN_CHAIN_MAX} times; "
+                "attenuate the token instead"
+            )
+        nonce = random_id()
+        ticket = None
+        if org is not None and two_key.is_on(txn.db, org.id):
+            if asker.kind is Kind.HOST:
+                raise PetsemError(
+                    Code.DENIED, "where boots need two keys, a host's token passes nothing on"
+                )
+            if kind is Kind.HOST:
+                ticket = self._boot_ticket(txn, org, nonce)
+        org_id = None if org is None else org.id
+        root_key, envelope = rows.primary_root_key(txn.db, org_id)
+        # So that no token is issued which this node could not then hand out.
+        self._root_secret(txn.db, org_id, root_key, envelope)
+        rows.insert(
+            txn.db,
+            TokenRow(
+                nonce=nonce,
+                org=org_id,
+                root_key=root_key,
+                kind=kind,
+                subject=f"{kind.text}:{nonce.hex()}",
+                parent=ends_with,
+                depth=depth + 1,
+                caveats=caveats,
+                label=label,
+                created_at=txn.now_ms,
+                created_by=asker.subject,
+                expires_at=expires_at,
+                epoch=txn.position.epoch,
+                txid=txn.position.txid,
+                ticket=ticket,
+            ),
+        )
+        return Issued(nonce.hex())
+
+    def _boot_ticket(self, txn: Txn, org: OrgRow, nonce: bytes) -> bytes:
+        key_id, key = make_once(txn.db, self._keys, org, "boot", txn.now_ms)
+        return seal_ticket(key_id, key, Ticket(org.uid, nonce, new_caveat_key(), txn.now_ms))
 
     def derive(self, db: apsw.Connection, nonce: bytes, position: Position) -> http.Minted:
         """The token of an issued row: the same bytes each time, but for the sealed key of a
@@ -226,10 +266,13 @@ class Tokens:
         with self._pool.snapshot() as db:
             org_id = None if org is None else orgs.get_org(db, org).id
             found = rows.list_issued(db, org_id, _parse_page(after), limit)
-            ended = [_ended_at(db, row, revoked_at) for row, revoked_at in found]
+            ended = [_ended_at(db, row, revoked_at) for row, revoked_at, _ in found]
         now_ms = self._auth.now_ms()
         return http.TokenList(
-            tokens=[_info(row, at, now_ms) for (row, _), at in zip(found, ended, strict=True)],
+            tokens=[
+                _info(row, at, seen_at, now_ms)
+                for (row, _, seen_at), at in zip(found, ended, strict=True)
+            ],
             next=_page(found[-1][0]) if len(found) == limit else None,
         )
 
@@ -295,7 +338,9 @@ def _ended_at(db: apsw.Connection, row: TokenRow, revoked_at: int | None) -> int
     return rows.revoked_ancestor(db, row.parent)
 
 
-def _info(row: TokenRow, revoked_at: int | None, now_ms: int) -> http.TokenInfo:
+def _info(
+    row: TokenRow, revoked_at: int | None, seen_at: int | None, now_ms: int
+) -> http.TokenInfo:
     if revoked_at is not None:
         state = "revoked"
     else:
@@ -312,4 +357,5 @@ def _info(row: TokenRow, revoked_at: int | None, now_ms: int) -> http.TokenInfo:
         expires_at=rfc3339(row.expires_at),
         state=state,  # type: ignore[arg-type]
         revoked_at=None if revoked_at is None else rfc3339(revoked_at),
+        last_seen=None if seen_at is None else rfc3339(seen_at),
     )

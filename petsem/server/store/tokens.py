@@ -70,6 +70,8 @@ class RevocationRow(msgspec.Struct, frozen=True):
 
 
 _NEVER = 2**62
+_CLOCKS_APART_MS = 3_600_000
+"""How far the clock of whoever keeps answers about tokens may be behind."""
 ISSUED_COLUMNS = (
     "r.envelope, r.org, ro.uid, ro.name, ro.deleted_at, t.kind, t.subject, t.caveats,"
     " t.expires_at, t.depth, v.at, pv.at, tp.parent, t.ticket"
@@ -208,17 +210,20 @@ def get(db: apsw.Connection, nonce: bytes) -> TokenRow | None:
 
 def list_issued(
     db: apsw.Connection, org: int | None, after: tuple[int, bytes], limit: int
-) -> list[tuple[TokenRow, int | None]]:
-    """Issued tokens with the time each was revoked, oldest first, beyond (created_at, nonce)."""
+) -> list[tuple[TokenRow, int | None, int | None]]:
+    """Issued tokens, each with the times when it was revoked and last seen, oldest first, beyond
+    (created_at, nonce)."""
     columns = ", ".join(f"t.{c.strip()}" for c in _TOKEN.split(","))
     found = sql.rows(
         db,
-        f"SELECT {columns}, v.at FROM tokens t LEFT JOIN revocations v ON v.nonce = t.nonce"
+        f"SELECT {columns}, v.at, s.at FROM tokens t"
+        " LEFT JOIN revocations v ON v.nonce = t.nonce"
+        " LEFT JOIN tokens_seen s ON s.nonce = t.nonce"
         " WHERE t.org IS ? AND (t.created_at, t.nonce) > (?, ?)"
         " ORDER BY t.created_at, t.nonce LIMIT ?",
         (org, *after, limit),
     )
-    return [(TokenRow(*row[:-1]), row[-1]) for row in found]
+    return [(TokenRow(*row[:-2]), row[-2], row[-1]) for row in found]
 
 
 def revoke(
@@ -253,26 +258,35 @@ def revocations_after(
     page ends, None if there is no more.
 
     Whatever was minted on the authority of a revoked token ended with it and is listed beside it,
-    also in the feed of its org if the other was the cluster's. A page has about `limit` revocations
-    and never a part of a transaction.
+    also in the feed of its org if the other was the cluster's; but for what had expired long before
+    by itself, which nobody's cache can still hold. A page has about `limit` revocations and never a
+    part of a transaction.
     """
     scope = "?1 IS ?1" if all_orgs else "(v.org IS ?1 OR v.org IS NULL)"
     source = f"FROM revocations v WHERE {scope} AND (v.epoch, v.txid) > (?2, ?3)"
+    # In one statement for both, an org's feed would be sorted anew for each page.
+    scopes = [scope] if all_orgs else ["v.org IS ?1", "v.org IS NULL"]
+    each = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT v.epoch, v.txid FROM revocations v WHERE {one}"
+        " AND (v.epoch, v.txid) > (?2, ?3) ORDER BY v.epoch, v.txid LIMIT ?4)"
+        for one in (scopes if org is not None else scopes[:1])
+    )
     end = sql.one(
         db,
-        f"SELECT v.epoch, v.txid {source} ORDER BY v.epoch, v.txid LIMIT 1 OFFSET ?4",
-        (org, *after, limit - 1),
+        f"SELECT epoch, txid FROM ({each}) ORDER BY epoch, txid LIMIT 1 OFFSET ?4 - 1",
+        (org, *after, limit),
     )
     found = sql.rows(
         db,
-        "WITH RECURSIVE ended (nonce, org, at, epoch, txid) AS ("
-        f"SELECT v.nonce, v.org, v.at, v.epoch, v.txid {source} AND (v.epoch, v.txid) <= (?4, ?5)"
-        " UNION SELECT t.nonce, t.org, e.at, e.epoch, e.txid"
+        "WITH RECURSIVE ended (nonce, org, at, epoch, txid, expires_at) AS ("
+        f"SELECT v.nonce, v.org, v.at, v.epoch, v.txid, {_NEVER} {source}"
+        " AND (v.epoch, v.txid) <= (?4, ?5)"
+        " UNION SELECT t.nonce, t.org, e.at, e.epoch, e.txid, t.expires_at"
         " FROM ended e JOIN tokens t ON t.parent = e.nonce)"
-        " SELECT e.nonce, o.name, e.at, e.epoch, e.txid FROM ended e"
+        " SELECT DISTINCT e.nonce, o.name, e.at, e.epoch, e.txid FROM ended e"
         f" LEFT JOIN orgs o ON o.id = e.org WHERE {'1' if all_orgs else 'e.org IS ?1'}"
-        " ORDER BY e.epoch, e.txid, e.nonce",
-        (org, *after, *(end or (_NEVER, 0))),
+        " AND e.expires_at > e.at - ?6 ORDER BY e.epoch, e.txid, e.nonce",
+        (org, *after, *(end or (_NEVER, 0)), _CLOCKS_APART_MS),
     )
     return [RevocationRow(*row) for row in found], None if end is None else (end[0], end[1])
 

@@ -50,7 +50,8 @@ SETTINGS = {
             "org settings acme", "GET /v1/orgs/acme/settings", SETTINGS, None,
             ["org = acme", "action = orgs:admin"],
             "SETTING               VALUE\n"
-            "durability            replicated=1\nboot_max_staleness_s  3600\nsso                   off\ntwo_key               off\n",
+            "durability            replicated=1\nboot_max_staleness_s  3600\n"
+            "sso                   off\ntwo_key               off\n",
         ),
         (
             "app create acme/web", "POST /v1/orgs/acme/apps", WEB, {"app": "web"},

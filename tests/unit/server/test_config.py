@@ -21,6 +21,7 @@ from petsem.server.config import (
     LogConfig,
     NodeConfig,
     PeerConfig,
+    SsoConfig,
     TlsFiles,
     check_binds,
     load_config,
@@ -49,6 +50,7 @@ DEFAULTS = Config(
         drain_s=20,
     ),
     LogConfig("info", "auto", 1024, 168, 64),
+    SsoConfig(None),
 )
 
 
@@ -106,6 +108,8 @@ def test_every_key_can_be_set() -> None:
         transactions_max_mib = 16
         transactions_max_age_h = 8784
         transactions_keep_mib = 0
+        [sso]
+        url = "https://petsem.example.net/"
     """
     assert parse(text) == Config(
         NodeConfig("fra-1"),
@@ -127,6 +131,7 @@ def test_every_key_can_be_set() -> None:
         KeyringConfig(None, ("fetch", "--from", "vault")),
         LimitsConfig(1, 2, 3, 65_536, 0.1, 3_600.0, 1, 3_600),
         LogConfig("debug", "json", 16, 8_784, 0),
+        SsoConfig("https://petsem.example.net"),
     )
 
 
@@ -432,3 +437,41 @@ def test_how_much_of_the_log_is_kept() -> None:
     assert parse(REGION).log.retention == Retention()
     text = "[log]\ntransactions_max_mib = 32\ntransactions_max_age_h = 2\ntransactions_keep_mib = 1"
     assert parse(REGION + text).log.retention == Retention(32 * 2**20, 7_200.0, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("", "http://127.0.0.1:41000"),
+        ('[http]\nbind = "[::1]:0"', "http://[::1]:41000"),
+        ('[http]\nbind = "localhost:0"\ncert = "c"\nkey = "k"', "https://localhost:41000"),
+        ('[http]\nbind = "0.0.0.0:7400"\ncert = "c"\nkey = "k"', None),
+        ('[sso]\nurl = "http://127.0.0.1:7400"', "http://127.0.0.1:7400"),
+        ('[http]\nbind = "10.0.0.1:7400"\n[sso]\nurl = "https://p.example"', "https://p.example"),
+    ],
+)
+def test_where_people_reach_the_door(text: str, url: str | None) -> None:
+    """What is set, else the bind address where that is on loopback, else nothing."""
+    assert parse(REGION + text).public_url(41_000) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://petsem.example.net",
+        "https://petsem.example.net/path",
+        "https://petsem.example.net/?q",
+        "https://petsem.example.net#f",
+        "https://a@b@c",
+        "https://user@petsem.example.net",
+        "https://",
+        "ftp://127.0.0.1",
+        "https://h:0",
+        "https://h:99999",
+        "petsem.example.net",
+        "https://h h",
+    ],
+)
+def test_a_public_url_is_one_that_browsers_can_be_sent_to(url: str) -> None:
+    """https, or http on this machine, with no path."""
+    assert refused(f'{REGION}[sso]\nurl = "{url}"').startswith("[sso] url in petsem.toml: ")

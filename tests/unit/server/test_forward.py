@@ -19,6 +19,7 @@ from petsem.server.forward import (
     message_of,
     request_of,
 )
+from petsem.server.host_key import HOST_KEY, given
 from petsem.server.peer.membership import Member
 from petsem.wire import petsem_pb2 as pb
 from tests.support.patience import PATIENCE_S
@@ -83,6 +84,24 @@ async def test_an_address_that_is_not_known_stays_unknown() -> None:
     _, seen = await call(message)
     assert seen["client"] is None
     assert request_of(seen, "t", ()) == Request("t", None, "fra", 2)
+
+
+async def test_the_client_s_key_is_the_one_that_its_own_node_saw() -> None:
+    """It goes as far as the request does; a node's own scope says nothing of it, and where there is
+    none it stays unknown."""
+    key = "ab" * 32
+    direct = request_of({**SCOPE, HOST_KEY: given(key)}, "t", ())
+    assert direct.host_key is not None
+    message = message_of(SCOPE, b"", direct, "ams")
+    assert message.client_host_key == key
+    _, seen = await call(message)
+    passed = request_of({**seen, HOST_KEY: given("cd" * 32)}, "t", ())
+    assert passed.host_key is not None
+    assert passed.host_key() == key
+    for without in (Request("t", None), Request("t", None, host_key=lambda: None)):
+        message = message_of(SCOPE, b"", without, "ams")
+        assert message.client_host_key == ""
+        assert request_of((await call(message))[1], "t", ()).host_key is None
 
 
 async def test_headers_that_no_door_reads_are_dropped_on_arrival_too() -> None:
@@ -153,3 +172,27 @@ async def test_an_application_that_says_nothing_is_no_answer() -> None:
     with pytest.raises(PetsemError) as refused:
         await asgi_call(app, ASKED, asyncio.Event())
     assert refused.value.code is Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize("path", ["/sso", "/sso/callback"])
+async def test_what_browsers_send_goes_to_the_pages_only(path: str) -> None:
+    """A cookie, and where a form was, reach the pages and nothing else of another node."""
+    sent = [(b"cookie", b"c=1"), (b"sec-fetch-site", b"same-origin"), (b"referer", b"r")]
+    for where, arrives in ((path, sent[:2]), ("/.well-known/petsem/3p", []), ("/v1/login", [])):
+        scope = {**SCOPE, "path": where, "raw_path": where.encode(), "headers": sent}
+        message = message_of(scope, b"", Request(None, "192.0.2.7"), "ams")
+        _, seen = await call(message)
+        assert seen["headers"] == arrives
+        # Nor if the node that passes it on were to send them all.
+        every = [pb.Header(name=n.decode(), value=v.decode()) for n, v in sent]
+        _, seen = await call(pb.ForwardRequest(method="POST", path=where, headers=every))
+        assert seen["headers"] == arrives
+
+
+@pytest.mark.parametrize(
+    "path", ["/ssox", "/sso/", "/sso/callback/x", "/.well-known/x", "/.well-known/petsem/3p/x"]
+)
+async def test_paths_near_the_pages_are_not_passed_on(path: str) -> None:
+    """Each of them is spelt out."""
+    with pytest.raises(PetsemError):
+        await call(pb.ForwardRequest(method="GET", path=path))

@@ -85,6 +85,24 @@ def test_attributes_may_be_any_text() -> None:
                 clear([caveat], Access({"org": value, "ip": value, "secret": value}, NOW_S))
 
 
+def test_what_is_learnt_late() -> None:
+    """It is asked for only where a caveat wants it and no attribute has it; None denies."""
+    asked = []
+
+    def late(key: str, values: tuple[str, ...]) -> str | None:
+        asked.append((key, values))
+        return "b" if key == "host_key" else None
+
+    access = Access({"org": "acme"}, NOW_S, late=late)
+    clear([b"org = acme", b"time >= 2020-01-01T00:00:00Z"], access)
+    assert asked == []
+    clear([b"host_key in a, b"], access)
+    for denied in (b"host_key = a", b"boot = x"):
+        with refused(Reason.CAVEAT):
+            clear([denied], access)
+    assert asked == [("host_key", ("a", "b")), ("host_key", ("a",)), ("boot", ("x",))]
+
+
 def test_a_filter_of_nothing_admits_everything() -> None:
     """No `secret` caveat is no limit; `clear` returns None for it."""
     assert SecretFilter(()).admits("ANY")

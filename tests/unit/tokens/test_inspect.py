@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from petsem.tokens.inspect import NOT_IN_GRAMMAR, describe
+from petsem.tokens.inspect import NOT_ASKED_FOR, NOT_IN_GRAMMAR, describe
 from petsem.tokens.reasons import UNPRINTABLE_CAVEAT, Reason
 from petsem.tokens.text import encode_token
 from tests.unit.tokens.build import (
@@ -54,15 +54,42 @@ def test_what_sets_no_limit_is_none() -> None:
 
 
 def test_discharges_and_their_caveats_are_described() -> None:
-    """Each part beside the ticket it is for."""
+    """Each part beside the ticket it is for, and each third-party caveat with whether the text has
+    a discharge for it, also one that a discharge asks for."""
     root = required(ROOT, b"caveat key", b"ticket")
-    discharge = bound(root, made(b"caveat key", b"ticket", [b"user = a"]))
-    described = describe(encode_token(root, [discharge]))
-    ticket = b"ticket".hex()
-    asked = {"third_party": "https://auth.example", "ticket": ticket}
-    assert described["caveats"][-1] == asked
+    nested = required(made(b"caveat key", b"ticket", [b"user = a"]), b"other key", b"more")
+    ticket, more = b"ticket".hex(), b"more".hex()
+    place = "https://auth.example"
+    asked = {"third_party": place, "ticket": ticket}
+    asked_too = {"third_party": place, "ticket": more}
+    described = describe(encode_token(root))
+    assert described["caveats"][-1] == {**asked, "discharged": False}
+    described = describe(encode_token(root, [bound(root, nested)]))
+    assert described["caveats"][-1] == {**asked, "discharged": True}
+    found = {
+        "location": "petsem",
+        "ticket": ticket,
+        "caveats": [{"caveat": "user = a"}, {**asked_too, "discharged": False}],
+    }
+    assert described["discharges"] == [found]
+    last = bound(root, made(b"other key", b"more"))
+    described = describe(encode_token(root, [last, bound(root, nested)]))
     assert described["discharges"] == [
-        {"location": "petsem", "ticket": ticket, "caveats": [{"caveat": "user = a"}]}
+        {"location": "petsem", "ticket": more, "caveats": []},
+        {**found, "caveats": [found["caveats"][0], {**asked_too, "discharged": True}]},
+    ]
+
+
+def test_a_discharge_that_nothing_asks_for_is_pointed_out() -> None:
+    """A node refuses the whole token for it."""
+    described = describe(encode_token(ROOT, [bound(ROOT, made(b"caveat key", b"ticket"))]))
+    assert described["discharges"] == [
+        {
+            "location": "petsem",
+            "ticket": b"ticket".hex(),
+            "caveats": [],
+            "problem": NOT_ASKED_FOR,
+        }
     ]
 
 

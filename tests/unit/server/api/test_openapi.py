@@ -15,10 +15,13 @@ from petsem.errors import Code
 from petsem.server import policy
 from petsem.server.api import (
     cluster,
+    exchange,
     login,
     openapi,
     probes,
+    revoking,
     secrets,
+    sso,
     tenants,
     tokens,
     verification,
@@ -34,8 +37,11 @@ from tests.unit.server.cluster import Cluster
 ROUTES = (
     *tenants.ROUTES,
     *login.ROUTES,
+    *sso.ROUTES,
+    *exchange.ROUTES,
     *secrets.routes(DiffRate()),
     *tokens.ROUTES,
+    *revoking.ROUTES,
     *verification.ROUTES,
     *cluster.ROUTES,
     *probes.routes(None, open_metrics=False),  # type: ignore[arg-type]

@@ -9,6 +9,13 @@ from tests.unit.server.api.world import Answer, Api, narrowed
 
 _SET = {"set": {"C": "c"}}
 _VERIFY = {"token": "x", "access": {"org": "acme", "action": "a"}}
+_EXCHANGE = {
+    "org": "acme",
+    "app": "web",
+    "machine": "m1",
+    "host_key": "0" * 64,
+    "actions": ["secrets:read"],
+}
 _ID = "0" * 32
 _KEK = "0" * 64
 
@@ -23,12 +30,15 @@ BODIES: dict[Where, Any] = {
     ("POST", "/v1/orgs/{org}/apps/{app}/secrets/destroy"): {"names": ["C"]},
     ("POST", "/v1/orgs/{org}/apps/{app}/rollback"): {"to": 0},
     ("POST", "/v1/tokens"): {"org": "acme", "caveats": []},
+    ("POST", "/v1/orgs/{org}/revocations"): {"app": "web"},
+    ("POST", "/v1/tokens/exchange"): _EXCHANGE,
+    ("POST", "/v1/orgs/{org}/boots"): {"app": "web", "machine": "m1", "ticket": "AAAA"},
     ("POST", "/v1/tokens/verify"): _VERIFY,
     ("POST", "/v1/tokens/verify-batch"): {"requests": [_VERIFY]},
     ("POST", "/v1/tokens/can"): _VERIFY,
     ("POST", "/v1/nodes/invite"): {"region": "fra"},
 }
-QUERIES = {("GET", "/v1/revocations"): {"org": "acme"}}
+QUERIES: dict[Where, Any] = {("GET", "/v1/revocations"): {"org": "acme"}}
 
 GUARDED = [(route, rule) for route, rule in policy.HTTP.items() if rule is not None]
 _SIGNING_IN = ("/v1/login", "/.well-known/", "/sso")

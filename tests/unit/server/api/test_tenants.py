@@ -53,12 +53,13 @@ async def test_apps(api: Api) -> None:
 async def test_settings(api: Api) -> None:
     """Settings have defaults, change one by one, and null puts one back."""
     path = "/v1/orgs/acme/settings"
-    defaults = {"durability": "local", "boot_max_staleness_s": 86_400}
+    others = {"sso": None, "two_key": False}
+    defaults = {"durability": "local", "boot_max_staleness_s": 86_400, **others}
     assert await api.get(path) == defaults
     changed = await api.done("PATCH", path, body={"boot_max_staleness_s": 60})
-    assert changed == {"durability": "local", "boot_max_staleness_s": 60}
+    assert changed == {"durability": "local", "boot_max_staleness_s": 60, **others}
     changed = await api.done("PATCH", path, body={"durability": {"replicated": 2}})
-    assert changed == {"durability": {"replicated": 2}, "boot_max_staleness_s": 60}
+    assert changed == {"durability": {"replicated": 2}, "boot_max_staleness_s": 60, **others}
     back = {"durability": None, "boot_max_staleness_s": None}
     assert await api.done("PATCH", path, body=back) == defaults
     for body in (
