@@ -6,30 +6,24 @@ call cancels its RPC. It belongs to the event loop of its first call. All policy
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
-from typing import Any, Self
-
-import grpc.aio
+from typing import Self
 
 from petsem.clock import Clock, SystemClock
 from petsem.errors import invalid
 from petsem.model import Position
+from petsem_client.aio_calls import AioCalls, AioStream
 from petsem_client.bundle import Bundle
-from petsem_client.endpoints import Endpoint
-from petsem_client.failures import Failure, failure_of, reader_closed
+from petsem_client.failures import Failure
 from petsem_client.fetching import FetchSession
 from petsem_client.replies import AppChanged
 from petsem_client.requests import Watch, checked_fetch, checked_watch
-from petsem_client.session import Send, Step
+from petsem_client.session import Step
 from petsem_client.shared import ATTEMPT_TIMEOUT_S, TIMEOUT_S, Shared
 from petsem_client.tour import Pause
-from petsem_client.transport import CHANNEL_OPTIONS, FETCH, WATCH, Pem, Security, authorization
+from petsem_client.transport import FETCH, WATCH, Pem, Security
 from petsem_client.watching import WatchSession
-
-_Stream = grpc.aio.UnaryStreamCall[Any, bytes]
 
 
 class SecretReader:
@@ -57,7 +51,7 @@ class SecretReader:
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         clock: Clock | None = None,
     ) -> None:
-        self._security = Security.of(ca, cert, key, insecure=insecure)
+        self._calls = AioCalls(Security.of(ca, cert, key, insecure=insecure), "reader")
         self._shared = Shared.of(
             endpoints,
             token=token,
@@ -65,8 +59,6 @@ class SecretReader:
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
         )
-        self._channels: dict[Endpoint, grpc.aio.Channel] = {}
-        self._closing = asyncio.Event()
 
     async def fetch(
         self,
@@ -105,10 +97,10 @@ class SecretReader:
         step: Bundle | Step = session.start()
         while not isinstance(step, Bundle):
             if isinstance(step, Pause):
-                await self._pause(step)
+                await self._calls.pause(step)
                 step = session.resumed()
                 continue
-            came = await self._send(step)
+            came = await self._calls.send(FETCH, step)
             step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
         return step
 
@@ -127,12 +119,12 @@ class SecretReader:
     async def _watch(self, wanted: Watch) -> AsyncGenerator[AppChanged, None]:
         session = WatchSession(self._shared, wanted)
         step = session.start()
-        while not self._closing.is_set():
+        while not self._calls.closed:
             if isinstance(step, Pause):
-                await self._pause(step)
+                await self._calls.pause(step)
                 step = session.resumed()
                 continue
-            call = self._open(step)
+            call = self._calls.open(WATCH, step)
             try:
                 while isinstance(came := await self._event(call, session), AppChanged):
                     yield came
@@ -144,11 +136,7 @@ class SecretReader:
 
     async def close(self) -> None:
         """End every call and connection; twice is fine. Fetches under way fail, watches end."""
-        self._closing.set()
-        channels = list(self._channels.values())
-        self._channels.clear()
-        for channel in channels:
-            await channel.close(None)
+        await self._calls.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -165,68 +153,17 @@ class SecretReader:
         return f"SecretReader({[str(endpoint) for endpoint in self._shared.endpoints]})"
 
     def _check_open(self) -> None:
-        if self._closing.is_set():
+        if self._calls.closed:
             raise invalid("this reader is closed")
 
-    def _channel(self, endpoint: Endpoint) -> grpc.aio.Channel:
-        channel = self._channels.get(endpoint)
-        if channel is None:
-            credentials = self._security.credentials(endpoint)
-            if credentials is None:
-                channel = grpc.aio.insecure_channel(endpoint.target, CHANNEL_OPTIONS)
-            else:
-                channel = grpc.aio.secure_channel(endpoint.target, credentials, CHANNEL_OPTIONS)
-            self._channels[endpoint] = channel
-        return channel
-
-    async def _pause(self, pause: Pause) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), pause.seconds)
-
-    async def _send(self, step: Send) -> bytes | Failure:
-        if self._closing.is_set():
-            return reader_closed()
-        # Replies stay bytes here: what a node sends is parsed, and refused, in one place.
-        call = self._channel(step.endpoint).unary_unary(FETCH, None, None)
-        metadata = authorization(step.token)
-        try:
-            reply: bytes = await call(step.body, timeout=step.timeout_s, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            return failure_of(error.code(), error.details(), error.trailing_metadata())
-        except asyncio.CancelledError:
-            return self._cut_off()
-        return reply
-
-    def _open(self, step: Send) -> _Stream:
-        stream = self._channel(step.endpoint).unary_stream(WATCH, None, None)
-        metadata = authorization(step.token)
-        return stream(step.body, timeout=step.timeout_s, metadata=metadata)
-
-    async def _event(self, call: _Stream, session: WatchSession) -> AppChanged | Step | None:
+    async def _event(self, call: AioStream, session: WatchSession) -> AppChanged | Step | None:
         """The stream's next news, or the step after its end; None: the reader was closed."""
         while True:
-            message = await self._read(call)
-            if self._closing.is_set():
+            message = await self._calls.read(call)
+            if self._calls.closed:
                 return None
             if isinstance(message, Failure):
                 return session.failed(message)
             came = session.closed() if message is None else session.received(message)
             if came is not None:
                 return came
-
-    async def _read(self, call: _Stream) -> bytes | Failure | None:
-        """The stream's next message; None if the node ended it in order."""
-        try:
-            message = await call.read()
-        except grpc.aio.AioRpcError as error:
-            return failure_of(error.code(), error.details(), error.trailing_metadata())
-        except asyncio.CancelledError:
-            return self._cut_off()
-        return message if isinstance(message, bytes) else None
-
-    def _cut_off(self) -> Failure:
-        """gRPC cancels the calls of a channel that is closed; a task's own cancelling goes on."""
-        task = asyncio.current_task()
-        if self._closing.is_set() and not (task and task.cancelling()):
-            return reader_closed()
-        raise asyncio.CancelledError

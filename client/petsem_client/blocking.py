@@ -11,32 +11,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import Protocol, Self, cast
-
-import grpc
+from typing import Self
 
 from petsem.clock import Clock, SystemClock
 from petsem.errors import invalid
 from petsem.model import Position
+from petsem_client.blocking_calls import BlockingCalls, BlockingStream
 from petsem_client.bundle import Bundle
-from petsem_client.endpoints import Endpoint
-from petsem_client.failures import Failure, failure_of, reader_closed
+from petsem_client.failures import Failure
 from petsem_client.fetching import FetchSession
 from petsem_client.replies import AppChanged
 from petsem_client.requests import Watch, checked_fetch, checked_watch
-from petsem_client.session import Send, Step
+from petsem_client.session import Step
 from petsem_client.shared import ATTEMPT_TIMEOUT_S, TIMEOUT_S, Shared
 from petsem_client.tour import Pause
-from petsem_client.transport import CHANNEL_OPTIONS, FETCH, WATCH, Pem, Security, authorization
+from petsem_client.transport import FETCH, WATCH, Pem, Security
 from petsem_client.watching import WatchSession
-
-
-class _Stream(Protocol):
-    """The part of gRPC's call object that is used here (it has no public name of its own)."""
-
-    def __next__(self) -> bytes: ...
-
-    def cancel(self) -> bool: ...
 
 
 class SyncSecretReader:
@@ -60,7 +50,7 @@ class SyncSecretReader:
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         clock: Clock | None = None,
     ) -> None:
-        self._security = Security.of(ca, cert, key, insecure=insecure)
+        self._calls = BlockingCalls(Security.of(ca, cert, key, insecure=insecure), "reader")
         self._shared = Shared.of(
             endpoints,
             token=token,
@@ -68,8 +58,6 @@ class SyncSecretReader:
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
         )
-        self._channels: dict[Endpoint, grpc.Channel] = {}
-        self._closing = threading.Event()
         self._lock = threading.Lock()
 
     def fetch(
@@ -102,11 +90,11 @@ class SyncSecretReader:
             step: Bundle | Step = session.start()
         while not isinstance(step, Bundle):
             if isinstance(step, Pause):
-                self._closing.wait(step.seconds)
+                self._calls.pause(step)
                 with self._lock:
                     step = session.resumed()
                 continue
-            came = self._send(step)
+            came = self._calls.send(FETCH, step)
             with self._lock:
                 step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
         return step
@@ -123,13 +111,13 @@ class SyncSecretReader:
         with self._lock:
             session = WatchSession(self._shared, wanted)
             step = session.start()
-        while not self._closing.is_set():
+        while not self._calls.closed:
             if isinstance(step, Pause):
-                self._closing.wait(step.seconds)
+                self._calls.pause(step)
                 with self._lock:
                     step = session.resumed()
                 continue
-            call = self._open(step)
+            call = self._calls.open(WATCH, step)
             if call is None:
                 return
             try:
@@ -143,12 +131,7 @@ class SyncSecretReader:
 
     def close(self) -> None:
         """End every call and connection; twice is fine. Fetches under way fail, watches end."""
-        self._closing.set()
-        with self._lock:
-            channels = list(self._channels.values())
-            self._channels.clear()
-        for channel in channels:
-            channel.close()
+        self._calls.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,63 +148,14 @@ class SyncSecretReader:
         return f"SyncSecretReader({[str(endpoint) for endpoint in self._shared.endpoints]})"
 
     def _check_open(self) -> None:
-        if self._closing.is_set():
+        if self._calls.closed:
             raise invalid("this reader is closed")
 
-    def _channel(self, endpoint: Endpoint) -> grpc.Channel | None:
-        """The connection to `endpoint`; None once the reader is closed."""
-        with self._lock:
-            if self._closing.is_set():
-                return None
-            channel = self._channels.get(endpoint)
-            if channel is None:
-                credentials = self._security.credentials(endpoint)
-                if credentials is None:
-                    channel = grpc.insecure_channel(endpoint.target, CHANNEL_OPTIONS)
-                else:
-                    channel = grpc.secure_channel(endpoint.target, credentials, CHANNEL_OPTIONS)
-                self._channels[endpoint] = channel
-            return channel
-
-    def _send(self, step: Send) -> bytes | Failure:
-        channel = self._channel(step.endpoint)
-        if channel is None:
-            return reader_closed()
-        # Replies stay bytes here: what a node sends is parsed, and refused, in one place.
-        call = channel.unary_unary(FETCH, None, None)
-        metadata = authorization(step.token)
-        try:
-            reply: bytes = call(step.body, timeout=step.timeout_s, metadata=metadata)
-        except grpc.RpcError as error:
-            if self._closing.is_set():
-                return reader_closed()
-            return failure_of(error.code(), error.details(), error.trailing_metadata())
-        except ValueError:
-            # What gRPC raises if another thread closed the channel since.
-            if not self._closing.is_set():
-                raise
-            return reader_closed()
-        return reply
-
-    def _open(self, step: Send) -> _Stream | None:
-        channel = self._channel(step.endpoint)
-        if channel is None:
-            return None
-        stream = channel.unary_stream(WATCH, None, None)
-        metadata = authorization(step.token)
-        try:
-            call = stream(step.body, timeout=step.timeout_s, metadata=metadata)
-        except ValueError:
-            if not self._closing.is_set():
-                raise
-            return None
-        return cast("_Stream", call)
-
-    def _event(self, call: _Stream, session: WatchSession) -> AppChanged | Step | None:
+    def _event(self, call: BlockingStream, session: WatchSession) -> AppChanged | Step | None:
         """The stream's next news, or the step after its end; None: the reader was closed."""
         while True:
-            message = self._read(call)
-            if self._closing.is_set():
+            message = self._calls.read(call)
+            if self._calls.closed:
                 return None
             with self._lock:
                 if isinstance(message, Failure):
@@ -229,10 +163,3 @@ class SyncSecretReader:
                 came = session.closed() if message is None else session.received(message)
             if came is not None:
                 return came
-
-    def _read(self, call: _Stream) -> bytes | Failure | None:
-        """The stream's next message; None if the node ended it in order."""
-        try:
-            return next(call, None)
-        except grpc.RpcError as error:
-            return failure_of(error.code(), error.details(), error.trailing_metadata())

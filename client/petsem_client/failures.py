@@ -22,7 +22,7 @@ from petsem.wire.errors import CAVEAT_MAX_CHARS, STATUS_KEY, decode_status, deta
 
 SENTENCE_MAX_CHARS: Final = 300
 
-_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
+REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\uffff]+")
 # Ours, and other libraries' macaroons: with a location the binary starts `AgE`, without `AgI`.
 _TOKEN = re.compile(r"petsem_[A-Za-z0-9_.,-]*|Ag[EI][A-Za-z0-9_-]{32,}", re.ASCII)
@@ -99,7 +99,7 @@ def failure_of(
     """The failure that a gRPC status, its message and its trailing (key, value) pairs describe."""
     detail = _detail(trailing)
     code = _CODE_OF_STATUS.get(status, Code.INTERNAL)
-    sentence = _safe(message or "")
+    sentence = safe_text(message or "")
     if detail is None:
         retry = _RETRY[code]
         if status is grpc.StatusCode.UNIMPLEMENTED:
@@ -112,16 +112,16 @@ def failure_of(
         code = Code(detail.code)
     said = dataclasses.replace(
         detail_of(detail),
-        reason=detail.reason if _REASON.fullmatch(detail.reason) else None,
-        caveat=_safe(detail.caveat, CAVEAT_MAX_CHARS) or None,
+        reason=detail.reason if REASON.fullmatch(detail.reason) else None,
+        caveat=safe_text(detail.caveat, CAVEAT_MAX_CHARS) or None,
     )
     error = PetsemError(code, sentence or _silent(code), said)
     return Failure(error, _RETRY[code], detail.server_time_ms or None)
 
 
-def reader_closed() -> Failure:
-    """The failure of whatever was under way when its reader was closed."""
-    return Failure(unavailable("the reader was closed"), Retry.NO)
+def client_closed(what: str) -> Failure:
+    """The failure of whatever was under way when its reader or verifier was closed."""
+    return Failure(unavailable(f"the {what} was closed"), Retry.NO)
 
 
 def _detail(trailing: Iterable[Any] | None) -> pb.ErrorDetail | None:
@@ -131,7 +131,8 @@ def _detail(trailing: Iterable[Any] | None) -> pb.ErrorDetail | None:
     return decode_status(found[0])
 
 
-def _safe(text: str, most: int = SENTENCE_MAX_CHARS) -> str:
+def safe_text(text: str, most: int = SENTENCE_MAX_CHARS) -> str:
+    """Text from the network as it may be shown: bounded, printable, and rid of tokens."""
     text = _UNPRINTABLE.sub(" ", text[: 4 * most])
     return _TOKEN.sub("(token)", text)[:most].strip()
 

@@ -1,9 +1,10 @@
-"""Narrowing: what is sent is never the token itself, only a copy for one app and a short time.
+"""Narrowing: what is sent is never the token itself, only a copy for one use and a short time.
 
-Guarantees: a narrowed token allows `secrets:read` in one app, for one machine if that is known,
-and ends within its life by the server's clock as far as this machine can know it, never after its
-parent. The token, whole or narrowed, is in no `repr` and no error. Copies are kept in memory only,
-at most `KEPT_MAX`, each for half its life.
+Guarantees: a reader's narrowed token allows `secrets:read` in one app, for one machine if that is
+known; a verifier's allows `tokens:verify`, in one org unless it asks about all. It ends within its
+life by the server's clock as far as this machine can know it, never after its parent. The token,
+whole or narrowed, is in no `repr` and no error. Copies are kept in memory only, at most `KEPT_MAX`,
+each for half its life.
 
 Does not verify the token (only a node can) and does not believe a server's clock without bound: a
 lying one moves ours by `OFFSET_MAX_MS` at most, so a copy made under it ends about 2 h later than
@@ -67,12 +68,13 @@ class ServerClock:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a narrowed token is good for."""
+    """What a narrowed token is good for; what is None is not limited."""
 
-    org: str
-    app: str
+    org: str | None
+    app: str | None
     machine: str | None
     life_s: int = FETCH_LIFE_S
+    action: str = "secrets:read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,9 @@ class Narrower:
         end_ms = now_ms + scope.life_s * 1000
         if self.ends_ms is not None:
             end_ms = min(end_ms, self.ends_ms)
-        wanted = [one_of("org", scope.org), one_of("app", scope.app)]
-        if scope.machine is not None:
-            wanted.append(one_of("machine", scope.machine))
-        wanted += [one_of("action", "secrets:read"), time_before(end_ms)]
+        names = (("org", scope.org), ("app", scope.app), ("machine", scope.machine))
+        wanted = [one_of(key, name) for key, name in names if name is not None]
+        wanted += [one_of("action", scope.action), time_before(end_ms)]
         # What the parent says already, word for word, costs every node time and says nothing new.
         root = attenuate(self._root, [w for w in wanted if w.encode("ascii") not in self._own])
         discharges = [bind_discharge(root, discharge) for discharge in self._discharges]

@@ -42,7 +42,7 @@ def parse_fetched(wanted: Fetch, body: bytes) -> Bundle:
         reply = pb.FetchResponse.FromString(body)
     except DecodeError:
         raise BrokenReply("a reply that is no FetchResponse") from None
-    freshness = _freshness(reply.freshness if reply.HasField("freshness") else None)
+    freshness = freshness_of(reply.freshness if reply.HasField("freshness") else None)
     if wanted.version and reply.version != wanted.version:
         raise BrokenReply("another version than the one asked for")
     if reply.not_modified:
@@ -65,7 +65,7 @@ def parse_changed(body: bytes) -> AppChanged:
         message = pb.AppChanged.FromString(body)
     except DecodeError:
         raise BrokenReply("a message that is no AppChanged") from None
-    freshness = _freshness(message.freshness if message.HasField("freshness") else None)
+    freshness = freshness_of(message.freshness if message.HasField("freshness") else None)
     return AppChanged(message.version, freshness)
 
 
@@ -124,7 +124,8 @@ def _values(wanted: Fetch, reply: pb.FetchResponse) -> dict[str, bytes]:
     return values
 
 
-def _freshness(message: pb.Freshness | None) -> Freshness:
+def freshness_of(message: pb.Freshness | None) -> Freshness:
+    """What a node says of how fresh its answer is, which it must say."""
     if message is None or not message.HasField("position"):
         raise BrokenReply("a reply that does not say how fresh it is")
     if len(message.node) > NODE_MAX_CHARS or len(message.region) > REGION_MAX_CHARS:

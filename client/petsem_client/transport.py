@@ -22,6 +22,9 @@ from petsem_client.endpoints import Endpoint
 
 FETCH: Final = "/petsem.v1.Secrets/Fetch"
 WATCH: Final = "/petsem.v1.Secrets/Watch"
+VERIFY: Final = "/petsem.v1.Tokens/Verify"
+VERIFY_BATCH: Final = "/petsem.v1.Tokens/VerifyBatch"
+WATCH_REVOCATIONS: Final = "/petsem.v1.Tokens/WatchRevocations"
 PEM_MAX_BYTES: Final = 1024 * 1024
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (

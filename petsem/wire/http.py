@@ -691,7 +691,7 @@ DischargeSignature = Annotated[
     str,
     Meta(
         description="a discharge's signature from before it was bound, in hexadecimal: with it, "
-        "who keeps this answer can check narrower copies of the token himself; as secret as the token"
+        "who keeps this answer can check narrower copies of the token; as secret as the token"
     ),
 ]
 

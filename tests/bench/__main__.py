@@ -7,13 +7,21 @@ import platform
 
 import uvloop
 
-from tests.bench import fetch, replication, scale, writes
+from tests.bench import fetch, replication, scale, tokens_client, tokens_server, writes
+
+
+def _tokens() -> None:
+    """The nodes' part, and the verifiers' memory."""
+    tokens_server.run()
+    tokens_client.run()
+
 
 _MEASUREMENTS = {
     "fetch": fetch.run,
     "writes": writes.run,
     "scale": scale.run,
     "replication": replication.run,
+    "tokens": _tokens,
 }
 
 
