@@ -36,7 +36,8 @@ class SsoOrg(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"SsoOrg(name={self.name!r}, issuer={self.issuer!r})"
 
-    __rich_repr__ = None
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("name", self.name), ("issuer", self.issuer)]
 
 
 OrgOf = Callable[[bytes], SsoOrg | None]

@@ -1,6 +1,7 @@
 """A person's browser, as far as a sign-in needs one: pages, forms, cookies, redirects.
 
-As a program it is what `petsem login` opens: `python -m tests.support.login_browser PERSON URL`.
+As a program it is what `petsem login` opens: `python -m tests.support.login_browser PERSON URL`, or
+with the code that it shows, the browser of somebody who types it in: `… PERSON URL CODE`.
 """
 
 from __future__ import annotations
@@ -38,4 +39,4 @@ def sign_in(url: str, person: str, code: str | None = None) -> httpx.Response:
 
 
 if __name__ == "__main__":
-    sign_in(sys.argv[2], sys.argv[1])
+    sign_in(sys.argv[2], sys.argv[1], *sys.argv[3:])
