@@ -26,7 +26,7 @@ from petsem_client.replies import BrokenReply, freshness_of
 _SUBJECT_MAX_CHARS: Final = 1_024
 
 
-class VerdictSource(enum.Enum):
+class VerdictSource(enum.StrEnum):
     """Who decided: a node now, or the verifier by what a node said before."""
 
     NODE = "node"

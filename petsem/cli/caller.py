@@ -13,7 +13,7 @@ from petsem.cli.ageing import remark_on_age
 from petsem.cli.credentials import Held, held_token
 from petsem.cli.renewal import kept_fresh, renewed_after
 from petsem.cli.run import Run
-from petsem.errors import Code, PetsemError
+from petsem.errors import PetsemError
 from petsem.tokens.reasons import Reason
 
 RENEWABLE: Final = frozenset({Reason.EXPIRED, Reason.DISCHARGE_MISSING, Reason.DISCHARGE_INVALID})
@@ -44,15 +44,5 @@ class Caller:
         if error.detail.reason not in RENEWABLE:
             raise error
         if self._used.login is None:
-            raise _advised(error)
+            raise error
         self._used = Held.of_login(renewed_after(self._run, self._used.login, error))
-
-
-def _advised(error: PetsemError) -> PetsemError:
-    if error.detail.reason == Reason.EXPIRED:
-        return error
-    return PetsemError(
-        Code.UNAUTHENTICATED,
-        f"{error.message}; get one with: petsem token discharge",
-        error.detail,
-    )

@@ -47,7 +47,7 @@ MESSAGES = {
     Reason.NOT_YET_VALID: "the token is not valid yet; check the clock of whoever narrowed it",
     Reason.CAVEAT: "a caveat of the token does not allow this",
     Reason.DISCHARGE_MISSING: "the token needs a discharge that was not sent with it; get one with "
-    "'petsem login ORG' or 'petsem token discharge'",
+    "'petsem login ORG' or 'petsem token discharge', or for a host with 'petsem boot allow'",
     Reason.DISCHARGE_INVALID: "a discharge sent with the token does not belong to it",
 }
 

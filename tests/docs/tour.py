@@ -1,6 +1,6 @@
-"""The tour of the README: its steps, and a shell that takes them.
+"""Tours, of the README and of other pages: their steps, and a shell that takes them.
 
-`python -m tests.docs.tour` takes the tour and writes what was printed into the README.
+`python -m tests.docs.tour PAGE` takes the tour of a page and writes what was printed into it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ from tests.support.ports import free_port
 _BLOCK: Final = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _END: Final = "~~ end of step"
 _PATIENCE_S: Final = 120.0
+_INIT: Final = "petsem init ams --region ams"
+_DEFAULT_DOORS: Final = "--http 127.0.0.1:7400 --grpc 127.0.0.1:7401 --peer 127.0.0.1:7402"
+_PORT: Final = re.compile(r"(127\.0\.0\.1:|--port |\bPORT=)(\d{4})\b")
 
 VARIABLE: Final = (
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{16}\b"), "POSITION"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
     (re.compile(r"\bams-[0-9a-f]{8}\b"), "NODE"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
-    (re.compile(r"(?<=\s)/\S*/(?=ams\.)"), "DIRECTORY/"),
+    (re.compile(r"(?<=\s)/\S*/(?=(?:ams|fra)\.)"), "DIRECTORY/"),
+    (re.compile(r"\bfra-[0-9a-f]{8}\b"), "NODE"),
+    (re.compile(r"\b127\.0\.0\.1:\d+"), "ADDRESS"),
+    (re.compile(r"\bflow=[\w-]+"), "flow=FLOW"),
+    (re.compile(r"\b[B-Z]{4}-[B-Z]{4}\b"), "CODE"),
+    (re.compile(r"\b\d+\.\d s\b"), "SECONDS"),
 )
 """What differs from one tour to the next, and what stands for it in a comparison."""
 
@@ -65,16 +73,7 @@ class Shell:
     """
 
     def __init__(self, scratch: Path) -> None:
-        ports = [free_port() for _ in range(3)]
-        doors = ("http", "grpc", "peer")
-        flags = " ".join(
-            f"--{door} 127.0.0.1:{port}" for door, port in zip(doors, ports, strict=True)
-        )
-        self._instead = (
-            ("petsem init ams --region ams", f"petsem init ams --region ams {flags}"),
-            ("127.0.0.1:7400", f"127.0.0.1:{ports[0]}"),
-            ("127.0.0.1:7401", f"127.0.0.1:{ports[1]}"),
-        )
+        self._ports: dict[str, int] = {}
         environ = {k: v for k, v in os.environ.items() if not k.startswith("PETSEM_")}
         environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
         environ |= {"TMPDIR": str(scratch), "LC_ALL": "C.UTF-8"}
@@ -94,8 +93,8 @@ class Shell:
         """What a command prints, on both streams."""
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        for shown, used in self._instead:
-            command = command.replace(shown, used)
+        command = command.replace(_INIT, f"{_INIT} {_DEFAULT_DOORS}")
+        command = _PORT.sub(lambda found: f"{found[1]}{self._free(found[2])}", command)
         self._bash.stdin.write(f"{{ {command}\n}} < /dev/null\nprintf '\\n%s\\n' '{_END}'\n")
         self._bash.stdin.flush()
         lines: list[str] = []
@@ -109,6 +108,18 @@ class Shell:
         finally:
             patience.cancel()
         raise AssertionError(f"the shell ended in {command!r}: {''.join(lines)}")
+
+    def as_shown(self, output: str) -> str:
+        """The output with the page's ports in it."""
+        for shown, used in self._ports.items():
+            output = output.replace(f"127.0.0.1:{used}", f"127.0.0.1:{shown}")
+        return output
+
+    def _free(self, port: str) -> int:
+        """A free port that stands for one of the page's, the same each time."""
+        if port not in self._ports:
+            self._ports[port] = free_port()
+        return self._ports[port]
 
     def close(self) -> None:
         """End the shell and whatever it has started."""
@@ -127,13 +138,12 @@ class Shell:
         self._bash.wait(5)
 
 
-def _write() -> None:
-    page = ROOT / "README.md"
+def _write(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:
         shell = Shell(Path(scratch))
         try:
-            outputs = [shell.run(step.command) for step in steps(text)]
+            outputs = [shell.as_shown(shell.run(step.command)) for step in steps(text)]
         finally:
             shell.close()
         told = iter(outputs)
@@ -150,4 +160,4 @@ def _write() -> None:
 
 
 if __name__ == "__main__":
-    _write()
+    _write(ROOT / sys.argv[1])
