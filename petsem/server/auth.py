@@ -47,6 +47,7 @@ from petsem.tokens.text import UnverifiedToken, parse_token
 from petsem.tokens.verifier import walk_signatures
 
 _ROOT_KEYS_MAX: Final = 16_384
+_NEVER_MS: Final = 2**63
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -321,7 +322,7 @@ class Authenticator:
                 raise
             signed = walk_signatures(presented.unverified or parse_token(text), root_key)
             caveats, tickets, discharges = signed
-            seen = Seen(identifier, row.org_uid, *signed)
+            seen = Seen(identifier, row.org_uid, *signed, _ends_ms(signed.caveats))
             self._seen.add(text, seen)
         if (
             row.kind is None or row.subject is None or row.caveats is None
@@ -346,7 +347,7 @@ class Authenticator:
         return Verified(
             identifier.nonce, identifier.root_key_id, identifier.kind, row.subject, row.org,
             row.org_name, row.expires_at, row.depth, caveats, as_of, discharges,
-            row.ticket is not None, _ends_at_ms(row.expires_at, caveats),
+            row.ticket is not None, min(row.expires_at, seen.ends_ms),
         )  # fmt: skip
 
     def _note(self, seen: Seen, now_ms: int) -> None:
@@ -446,9 +447,9 @@ class Authenticator:
         return derived
 
 
-def _ends_at_ms(expires_at_ms: int, caveats: tuple[bytes, ...]) -> int:
+def _ends_ms(caveats: tuple[bytes, ...]) -> int:
     bound_s = expiry_of(filter(None, map(parse_predicate, caveats)))
-    return expires_at_ms if bound_s is None else min(expires_at_ms, bound_s * 1000)
+    return _NEVER_MS if bound_s is None else bound_s * 1000
 
 
 def _token_of(request: Request) -> str:

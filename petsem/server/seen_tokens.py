@@ -27,8 +27,9 @@ class Seen(msgspec.Struct):
     """What parsing and walking a token gave. `org_uid` is whose root key it was verified under,
     None for the cluster's; a root key's id is never given to another key.
 
-    `verified` is what the database said of it last, and `at` the (epoch, TXID) it was at before: it
-    holds for as long as the database is there.
+    `ends_ms` is when the first of its `time <` caveats ends it, Unix milliseconds, or a moment that
+    never comes. `verified` is what the database said of it last, and `at` the (epoch, TXID) it was
+    at before: it holds for as long as the database is there.
     """
 
     identifier: Identifier
@@ -36,6 +37,7 @@ class Seen(msgspec.Struct):
     caveats: tuple[bytes, ...]
     tickets: tuple[bytes, ...]
     discharges: tuple[bytes, ...]
+    ends_ms: int
     at: tuple[int, int] | None = None
     verified: Any = None
     noted_ms: int = 0

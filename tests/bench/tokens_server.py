@@ -90,7 +90,8 @@ def _soon() -> str:
 def _measure(
     node: processes.Process, asker: str, tokens: _Tokens, *, quiet: bool = False
 ) -> dict[str, float]:
-    """Microseconds of CPU by kind; with `quiet` nothing is printed."""
+    """By kind, CPU against what was measured beside it, so that two of these compare though the
+    machine has changed its pace between them; with `quiet` nothing is printed."""
     spent: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
     chains: list[float] = []
@@ -145,7 +146,7 @@ def _measure(
             print(
                 f"{kind} / {against}: {statistics.median(ratios[kind]):.2f}  (bar: at most {bar})"
             )
-    return {kind: medians[kind] for kind in ("seen", "new", "batch")}
+    return {kind: statistics.median(each) for kind, each in ratios.items()}
 
 
 def _cpu(process: processes.Process, calls: Callable[[], Awaitable[None]], count: int) -> float:

@@ -25,7 +25,7 @@ async def _login(ask: Ask) -> http.LoginTicket:
 
 async def _token(ask: Ask) -> http.Minted:
     body = await ask.body(http.LoginToken, most_bytes=_MAX_BYTES)
-    return await ask.node.login.mint(body)
+    return await ask.node.login.mint(body, ask.call())
 
 
 ROUTES: Final = (
@@ -52,7 +52,8 @@ ROUTES: Final = (
         summary="Have the token of who has signed in",
         about="The ticket, with the discharge that the authenticator gave for it. The token stands "
         "for the person whom the discharge names, for at most 12 hours, and opens nothing "
-        "without a discharge. A ticket gives one token; asked again, the same.",
+        "without a discharge. A ticket gives one token, once: only the same call with the same "
+        "`Idempotency-Key` is answered with it again.",
         body=http.LoginToken,
         body_examples=(
             ("all that people may", http.LoginToken(examples.TICKET, examples.DISCHARGE)),

@@ -28,7 +28,7 @@ def kind_for(asked: str | None, org: str | None) -> Kind:
         return Kind.OPERATOR if org is None else Kind.ORG
     kind = Kind.from_text(asked)
     if kind is Kind.PERSON:
-        raise invalid("a person's token comes from signing in, not from minting")
+        raise invalid("a person's token comes from signing in (petsem login ORG), not from minting")
     if (kind is Kind.OPERATOR) != (org is None):
         raise invalid("an operator token has no org, and every other kind has one")
     return kind

@@ -2,15 +2,15 @@
 
 Guarantees: nothing is written for anybody who has not signed in: a ticket is sealed, not stored. A
 person's token is minted against a discharge of its own ticket, stands for whom the discharge names,
-and holds the caveat that asks for that discharge; a ticket gives one token, however often it is
-asked for. It does not sign anybody in, and shares with the authenticator the org's key and setting
-alone (`org_of`).
+and holds the caveat that asks for that discharge. A ticket gives one token, and gives it again only
+to whoever repeats the first call with its Idempotency-Key: the discharge travels with each narrower
+copy and proves no more than that. It does not sign anybody in, and shares with the authenticator
+the org's key and setting alone (`org_of`).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import contextlib
 from typing import Final
 
 import apsw
@@ -19,14 +19,14 @@ import msgspec
 from petsem.clock import Clock
 from petsem.crypto.keys import random_id
 from petsem.errors import Code, Detail, PetsemError, conflict, invalid, not_found
-from petsem.model import Kind, Position, check_org
+from petsem.model import Kind, check_org
 from petsem.server.database import ReadPool
-from petsem.server.keys import Keys
+from petsem.server.keys import Keys, Owner
 from petsem.server.service import shared_keys
 from petsem.server.service.kinds import LIFE_MAX_S
 from petsem.server.service.sso_settings import SSO, read_sso
-from petsem.server.service.tokens import Tokens
-from petsem.server.service.writes import Writes
+from petsem.server.service.tokens import Issued, Tokens
+from petsem.server.service.writes import Call, Writes
 from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
 from petsem.server.store.orgs import OrgRow
@@ -36,7 +36,7 @@ from petsem.sso.orgs import SsoOrg
 from petsem.tokens.caveats import Access, clear, one_of, time_before
 from petsem.tokens.grammar import parse_predicate
 from petsem.tokens.reasons import Reason, TokenRefused
-from petsem.tokens.text import parse_token
+from petsem.tokens.text import decode_body, encode_body, parse_token
 from petsem.tokens.ticket import (
     Ticket,
     discharge_caveats,
@@ -72,24 +72,28 @@ class Login:
             raise _no_sign_in(org)
         made_ms = self._clock.unix_ms()
         ticket = Ticket(row.uid, random_id(), new_caveat_key(), made_ms, tuple(sso.domains))
-        return http.LoginTicket(_spell(seal_ticket(*key, ticket)))
+        return http.LoginTicket(encode_body(seal_ticket(*key, ticket)).decode("ascii"))
 
-    async def mint(self, body: http.LoginToken) -> http.Minted:
+    async def mint(self, body: http.LoginToken, call: Call) -> http.Minted:
         """The token of whoever the discharge was made for."""
         data = _unspell(body.ticket)
 
-        def job(txn: Txn) -> tuple[bytes, Position]:
-            org, sso, ticket = self._open(txn.db, data)
-            if not 0 <= txn.now_ms - ticket.made_ms + _CLOCKS_MS <= TICKET_LIFE_MS:
-                raise _refused("the sign-in has taken too long; begin it again")
-            email = _person(body.discharge, data, ticket, txn.now_ms)
-            caveats = _caveats(org.name, email, _actions(body.actions, sso), txn.now_ms)
-            self._issue(txn, org, data, ticket, email, caveats)
-            return ticket.token, txn.position
+        def owner(txn: Txn) -> tuple[int, Owner]:
+            org, _, _ = self._open(txn.db, data)
+            return org.id, org.tokens_owner
 
-        nonce, position = await self._writes.own(job)
+        def job(txn: Txn) -> Issued:
+            org, ticket, email, actions = self._signed_in(txn.db, body, data, txn.now_ms)
+            caveats = _caveats(org.name, email, actions, txn.now_ms)
+            self._issue(txn, org, data, ticket, email, caveats)
+            return Issued(ticket.token.hex())
+
+        # The writer is everybody's, and this door is open to everybody: first look, then queue.
         with self._pool.snapshot() as db:
-            return self._tokens.derive(db, nonce, position)
+            _, ticket, _, _ = self._signed_in(db, body, data, self._clock.unix_ms())
+        _, position = await self._writes.once_for(ticket.token, call, owner, Issued, job)
+        with self._pool.snapshot() as db:
+            return self._tokens.derive(db, ticket.token, position)
 
     def org_of(self, key_id: bytes) -> SsoOrg | None:
         """The org whose authenticator's key has that id, as it is set now."""
@@ -133,6 +137,16 @@ class Login:
             raise _no_sign_in(org.name)
         return org, sso, ticket
 
+    def _signed_in(
+        self, db: apsw.Connection, body: http.LoginToken, data: bytes, now_ms: int
+    ) -> tuple[OrgRow, Ticket, str, list[str]]:
+        """Who has signed in, to which org, and what he may do there."""
+        org, sso, ticket = self._open(db, data)
+        if not 0 <= now_ms - ticket.made_ms + _CLOCKS_MS <= TICKET_LIFE_MS:
+            raise _refused("the sign-in has taken too long; begin it again")
+        email = _person(body.discharge, data, ticket, now_ms)
+        return org, ticket, email, _actions(body.actions, sso)
+
     def _issue(
         self,
         txn: Txn,
@@ -143,12 +157,11 @@ class Login:
         caveats: list[str],
     ) -> None:
         subject = f"{Kind.PERSON.text}:{email}"
-        before = rows.get(txn.db, ticket.token)
-        if before is not None:
-            # The answer to the first call was lost, perhaps.
-            if before.subject != subject or not _same_actions(before, caveats):
-                raise conflict("this sign-in has given its token already; begin a new one")
-            return
+        if rows.get(txn.db, ticket.token) is not None:
+            raise conflict(
+                "this sign-in has given its token already; begin a new one, or send the first "
+                "call again with its Idempotency-Key"
+            )
         root_key, _ = rows.primary_root_key(txn.db, org.id)
         rows.insert(
             txn.db,
@@ -235,27 +248,12 @@ def _expires_s(now_ms: int) -> int:
     return now_ms // 1000 + LIFE_MAX_S[Kind.PERSON]
 
 
-def _same_actions(before: TokenRow, caveats: list[str]) -> bool:
-    """Whether a token is what these caveats would make, the time apart."""
-    stored = msgspec.json.decode(before.caveats, type=list[str])
-    return [c for c in stored if not c.startswith("time ")] == [
-        c for c in caveats if not c.startswith("time ")
-    ]
-
-
 def _refused(message: str) -> PetsemError:
     return TokenRefused(Reason.DISCHARGE_INVALID, message).as_error()
 
 
-def _spell(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
 def _unspell(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    if not data or _spell(data) != text:
-        raise invalid("ticket must be unpadded base64url")
-    return data
+    if text and text.isascii():
+        with contextlib.suppress(TokenRefused):
+            return decode_body(text)
+    raise invalid("ticket must be unpadded base64url")

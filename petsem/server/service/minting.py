@@ -85,8 +85,9 @@ def expiry_ms(caveats: tuple[Predicate, ...], kind: Kind, now_ms: int) -> int:
     if expires_s * 1000 <= now_ms:
         raise invalid("the token would have expired already; give a later time")
     if expires_s * 1000 > now_ms + LIFE_MAX_S[kind] * 1000:
-        days = LIFE_MAX_S[kind] / 86400
-        raise invalid(f"a token of kind {kind.text} lives at most {days:g} days")
+        hours = LIFE_MAX_S[kind] // 3600
+        longest = f"{hours // 24} days" if hours > 24 else f"{hours} hours"
+        raise invalid(f"a token of kind {kind.text} lives at most {longest}; give an earlier time")
     return expires_s * 1000
 
 

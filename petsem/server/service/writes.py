@@ -82,17 +82,24 @@ class Writes:
 
         def run(txn: Txn) -> tuple[T, Position]:
             self._auth.still_holds(txn.db, principal.token)
-            if call.key is None:
-                return job(txn), txn.position
-            org, whose = owner(txn)
-            before = self._recall(txn, principal, call, whose, outcome)
-            if before is not None:
-                return before
-            done = job(txn)
-            self._remember(txn, principal, call, org, whose, done)
-            return done, txn.position
+            return self._once(txn, principal.token.nonce, call, owner, outcome, job)
 
         return await self._writer.submit(run)
+
+    async def once_for(
+        self,
+        nonce: bytes,
+        call: Call,
+        owner: Callable[[Txn], tuple[int | None, Owner]],
+        outcome: type[T],
+        job: Callable[[Txn], T],
+    ) -> tuple[T, Position]:
+        """The same for whoever has no token yet, and shows in `owner` and in `job` that he may have
+        the one of that nonce."""
+        _check_key(call.key)
+        return await self._writer.submit(
+            lambda txn: self._once(txn, nonce, call, owner, outcome, job)
+        )
 
     async def durability(
         self, wish: http.DurabilityWish, position: Position
@@ -133,14 +140,33 @@ class Writes:
             )
         return f"{gone}; {COPIES}"
 
+    def _once(
+        self,
+        txn: Txn,
+        nonce: bytes,
+        call: Call,
+        owner: Callable[[Txn], tuple[int | None, Owner]],
+        outcome: type[T],
+        job: Callable[[Txn], T],
+    ) -> tuple[T, Position]:
+        if call.key is None:
+            return job(txn), txn.position
+        org, whose = owner(txn)
+        before = self._recall(txn, nonce, call, whose, outcome)
+        if before is not None:
+            return before
+        done = job(txn)
+        self._remember(txn, nonce, call, org, whose, done)
+        return done, txn.position
+
     def _recall(
-        self, txn: Txn, principal: Principal, call: Call, owner: Owner, outcome: type[T]
+        self, txn: Txn, nonce: bytes, call: Call, owner: Owner, outcome: type[T]
     ) -> tuple[T, Position] | None:
         found = sql.one(
             txn.db,
             "SELECT body_mac, data_key, outcome, epoch, txid FROM idempotency"
             " WHERE nonce = ? AND method = ? AND path = ? AND key = ? AND at > ?",
-            (principal.token.nonce, call.method, call.path, call.key, txn.now_ms - KEPT_MS),
+            (nonce, call.method, call.path, call.key, txn.now_ms - KEPT_MS),
         )
         if found is None:
             return None
@@ -149,7 +175,7 @@ class Writes:
             key = self._keys.data_key(txn.db, owner, data_key)
             if not hmac.compare_digest(mac, body_mac(key, call.body)):
                 raise conflict("this Idempotency-Key was used with another body; take a new key")
-            stored = self._keys.open(txn.db, owner, self._place(owner, principal, call), sealed)
+            stored = self._keys.open(txn.db, owner, self._place(owner, nonce, call), sealed)
         except DamagedEnvelope:
             raise PetsemError(
                 Code.CORRUPT, "the record of this Idempotency-Key is damaged; take a new key"
@@ -157,11 +183,11 @@ class Writes:
         return msgspec.json.decode(stored, type=outcome), Position(epoch, txid)
 
     def _remember(
-        self, txn: Txn, principal: Principal, call: Call, org: int | None, owner: Owner, done: T
+        self, txn: Txn, nonce: bytes, call: Call, org: int | None, owner: Owner, done: T
     ) -> None:
         key = self._keys.primary(txn.db, owner)
         sealed = self._keys.seal(
-            txn.db, owner, self._place(owner, principal, call), msgspec.json.encode(done)
+            txn.db, owner, self._place(owner, nonce, call), msgspec.json.encode(done)
         )
         sql.run(
             txn.db,
@@ -169,16 +195,16 @@ class Writes:
             " (nonce, method, path, key, org, body_mac, data_key, outcome, epoch, txid, at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                principal.token.nonce, call.method, call.path, call.key, org,
+                nonce, call.method, call.path, call.key, org,
                 body_mac(key, call.body), key.id, sealed,
                 txn.position.epoch, txn.position.txid, txn.now_ms,
             ),
         )  # fmt: skip
 
-    def _place(self, owner: Owner, principal: Principal, call: Call) -> Place:
+    def _place(self, owner: Owner, nonce: bytes, call: Call) -> Place:
         scope = b"\0".join(
             (
-                principal.token.nonce.hex().encode(),
+                nonce.hex().encode(),
                 call.method.encode(),
                 call.path.encode(),
                 (call.key or "").encode(),
