@@ -82,8 +82,20 @@ class Api:
         from petsem.cli.sending import Call
 
         content = None if body is None else msgspec.json.encode(body)
-        answer = _with_patience(self._sender, Call(method, path, scope, params, content, key))
+        try:
+            answer = _with_patience(self._sender, Call(method, path, scope, params, content, key))
+        except PetsemError as error:
+            if scope.actions and (error.detail.caveat or "").startswith("action "):
+                raise _naming_actions(error, scope.actions) from error
+            raise
         return decode(answer, reply)
+
+
+def _naming_actions(error: PetsemError, actions: tuple[str, ...]) -> PetsemError:
+    """A refusal that says which actions the call takes. Those need not be what the command is
+    about: `token can secrets:read` takes `tokens:verify`."""
+    takes = " and ".join(actions)
+    return PetsemError(error.code, f"{error.message}; it takes {takes}", error.detail)
 
 
 def _with_patience(sender: Sender, call: Call) -> bytes:
@@ -136,5 +148,7 @@ def connect(
     sender = Sender(nodes, caller, run.clock, run.transport)
     try:
         yield Api(sender, nodes)
+        if caller is not None:
+            caller.remark()
     finally:
         sender.close()

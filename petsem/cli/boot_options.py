@@ -139,6 +139,7 @@ def fetch(run: Run, wish: BootWish) -> Bundle:
     if missing:
         raise not_found(f"{wish.app} has no secret {', '.join(missing)} that this token may read")
     _remark(wish, bundle)
+    caller.remark()
     return bundle
 
 

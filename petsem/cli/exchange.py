@@ -1,12 +1,13 @@
 """`petsem token exchange` and `petsem boot allow`: something narrower, for one machine.
 
-Guarantees: what is made goes to stdout, alone, and nowhere else; no token is taken from argv (a
-ticket may be: it is of no use without the org's key). An exchange is narrowed by org and time only,
-because a new token inherits its asker's caveats.
+Guarantees: what is made goes to stdout, alone, or into a new file of mode 0600, and nowhere else;
+no token is taken from argv (a ticket may be: it is of no use without the org's key). An exchange is
+narrowed by org and time only, because a new token inherits its asker's caveats.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -19,16 +20,20 @@ from petsem.cli.options import AppRef, app_option, pass_run, remote
 from petsem.cli.output import note, show
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
-from petsem.errors import invalid
+from petsem.errors import conflict, invalid
 from petsem.model import check_attribute
-from petsem.server.files import read_bounded
+from petsem.server.files import present, read_bounded, write_new
 from petsem.tokens.text import PREFIX, encode_body, parse_token
 from petsem.wire.http import Boot, BootAllowed, Exchange, Exchanged
 
 _CERTIFICATE_MAX_BYTES = 64 * 1024
 _LIFE_S = range(60, 3_601)
+_HOST_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 _machine = click.option("--machine", metavar="ID", required=True, help="The machine.")
+_out = click.option(
+    "--out", metavar="FILE", help="Write it to a new file of mode 0600, not to stdout."
+)
 
 
 @click.command("exchange", cls=Command)
@@ -46,6 +51,7 @@ _machine = click.option("--machine", metavar="ID", required=True, help="The mach
 @click.option("--host-cert", metavar="FILE", help="The host's certificate, for its key.")
 @click.option("--ttl", metavar="60s…1h", help="How long it lives (default: 15m).")
 @click.option("--once", is_flag=True, help="It cannot be renewed.")
+@_out
 @remote
 @pass_run
 def exchange_command(
@@ -57,6 +63,7 @@ def exchange_command(
     host_cert: str | None,
     ttl: str | None,
     once: bool,
+    out: str | None,
 ) -> None:
     """Exchange a token for a service token of one app, one machine and one host's TLS key.
 
@@ -65,6 +72,17 @@ def exchange_command(
     """
     if host_key is not None and host_cert is not None:
         raise invalid("give --host-key or --host-cert, not both")
+    if host_key is None and host_cert is None and not run.environ.get("PETSEM_CERT"):
+        raise invalid(
+            "name the host's key, with --host-cert FILE or --host-key HEX, or set PETSEM_CERT to "
+            "its certificate"
+        )
+    if host_key is not None and not _HOST_KEY.fullmatch(host_key):
+        raise invalid(
+            "--host-key is 64 lower-case hexadecimal digits; --host-cert takes it from the "
+            "certificate"
+        )
+    _require_new(out)
     given = [check_attribute(each.strip(), "an action") for a in actions for each in a.split(",")]
     body = Exchange(
         org=app.org,
@@ -77,10 +95,16 @@ def exchange_command(
     )
     with connect(run) as api:
         made = api.change("POST", "/v1/tokens/exchange", Exchanged, Scope((), app.org), body=body)
+    more = "" if made.renew_until is None else f", to be renewed until {made.renew_until}"
+    about = f"token {made.id}, good until {made.expires_at}{more}"
+    if out is not None:
+        write_new(Path(out), f"{made.token}\n".encode("ascii"))
+        told = {"id": made.id, "expires_at": made.expires_at, "renew_until": made.renew_until}
+        show(run, {**told, "file": out}, line=f"{about}, is in {out}")
+        return
     show(run, made, line=made.token)
     if not run.is_json:
-        more = "" if made.renew_until is None else f", to be renewed until {made.renew_until}"
-        note(f"token {made.id}, good until {made.expires_at}{more}")
+        note(about)
 
 
 @click.command("allow", cls=Command)
@@ -89,6 +113,7 @@ def exchange_command(
 @click.option("--ticket", metavar="HEX", help="Its ticket, as inspect -o json shows it.")
 @click.option("--host-token-file", metavar="FILE|-", help="The host's token, to take it from.")
 @click.option("--ttl", metavar="60s…1h", help="How long the host may read (default: 10m).")
+@_out
 @remote
 @pass_run
 def allow_command(
@@ -98,6 +123,7 @@ def allow_command(
     ticket: str | None,
     host_token_file: str | None,
     ttl: str | None,
+    out: str | None,
 ) -> None:
     """Let a machine's host read the app's secrets, in an org whose boots need two keys.
 
@@ -106,6 +132,7 @@ def allow_command(
     """
     if (ticket is None) == (host_token_file is None):
         raise invalid("name the host's token: with --ticket or --host-token-file")
+    _require_new(out)
     body = Boot(
         app=app.app,
         machine=check_attribute(machine, "a machine"),
@@ -115,9 +142,21 @@ def allow_command(
     with connect(run) as api:
         scope = Scope(("machines:boot",), app.org, app.app)
         allowed = api.change("POST", f"/v1/orgs/{app.org}/boots", BootAllowed, scope, body=body)
+    about = f"grant {allowed.grant}, good until {allowed.expires_at}"
+    if out is not None:
+        write_new(Path(out), f"{allowed.discharge}\n".encode("ascii"))
+        told = {"grant": allowed.grant, "expires_at": allowed.expires_at, "file": out}
+        show(run, told, line=f"{about}, is in {out}")
+        return
     show(run, allowed, line=allowed.discharge)
     if not run.is_json:
-        note(f"grant {allowed.grant}, good until {allowed.expires_at}")
+        note(about)
+
+
+def _require_new(out: str | None) -> None:
+    """Refuse a file that is there already before anything is made."""
+    if out is not None and present(Path(out)):
+        raise conflict(f"{out} exists already; move it away or choose another name")
 
 
 def _life_s(ttl: str | None, default_s: int) -> int:

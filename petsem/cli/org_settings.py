@@ -23,6 +23,7 @@ from petsem.cli.run import Run
 from petsem.cli.streams import read_stdin
 from petsem.cli.usage import Command
 from petsem.errors import invalid
+from petsem.server.api.explain import explain
 from petsem.wire.http import Settings, SettingsPatch, Sso, SsoInfo
 
 _SSO_MAX_BYTES: Final = 64 * 1024
@@ -96,6 +97,9 @@ def _sso(value: str) -> Sso:
         raise invalid(f"what sso is set to is at most {_SSO_MAX_BYTES} bytes long")
     try:
         return msgspec.json.decode(data, type=Sso)
+    except msgspec.ValidationError as error:
+        wrong = explain(error, Sso, "the object")
+        raise invalid(f"in what sso is set to, {wrong}") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         # The library's sentence may quote what was read.
         pass

@@ -38,9 +38,8 @@ def permission_of(
     urls = api.nodes.urls[:NODES_MAX]
     if any(len(url) > _URL_MAX_CHARS for url in urls):
         raise invalid(f"an address of PETSEM_ADDR is longer than {_URL_MAX_CHARS:,} characters")
-    # A ticket gives one token, so asking again is safe.
     body = http.LoginToken(ticket, discharge.discharge, actions)
-    minted = api.ask("/v1/login/token", http.Minted, _NOBODY, body)
+    minted = api.change("POST", "/v1/login/token", http.Minted, _NOBODY, body=body)
     token = _token(minted.token)
     until_s = earliest_end_s(token.root)
     if token.discharges or until_s is None or not asks_for(token.root, ticket):

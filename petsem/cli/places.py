@@ -1,9 +1,9 @@
 """Where an authenticator's answer may send the person, and where it may have us poll.
 
-Guarantees: a page for the person is at the node that was asked or behind https, and a poll goes to
-an origin that PETSEM_ADDR names and to nobody else, so that an answer which somebody made up
-cannot fetch the poll secret. What does not fit is refused; nothing is quoted but a checked origin.
-It opens no connection.
+Guarantees: a page for the person is at an origin that PETSEM_ADDR names or behind https, and a poll
+goes to an origin that PETSEM_ADDR names and to nobody else, so that an answer which somebody made
+up cannot fetch the poll secret. What does not fit is refused; nothing is quoted but a checked
+origin. It opens no connection.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Place(NamedTuple):
     path: str
 
 
-def page_at(asked: str, url: str) -> str:
-    """The page for the person; `internal` if it is somewhere it may not be."""
+def page_at(nodes: Nodes, asked: str, url: str) -> str:
+    """The page for the person; `invalid` if it is in clear and PETSEM_ADDR does not name it."""
     whole, parts = _whole(asked, url)
-    if parts.scheme != "https" and _key(parts) != _key(urlsplit(asked)):
-        raise not_understood()
+    if parts.scheme != "https" and not _is_named(nodes, parts):
+        raise _elsewhere("shows the page to sign in", parts)
     return whole
 
 
@@ -39,8 +39,8 @@ def poll_at(nodes: Nodes, asked: str, url: str) -> Place:
     whole, parts = _whole(asked, url)
     if parts.query or parts.fragment:
         raise not_understood()
-    if _key(parts) not in {_key(urlsplit(each)) for each in nodes.urls}:
-        raise _elsewhere(parts)
+    if not _is_named(nodes, parts):
+        raise _elsewhere("wants to be asked for the discharge", parts)
     origin = whole[: len(whole) - len(parts.path)] if parts.path else whole
     return Place(origin, parts.path)
 
@@ -62,12 +62,16 @@ def _whole(asked: str, url: str) -> tuple[str, SplitResult]:
     return whole, parts
 
 
+def _is_named(nodes: Nodes, parts: SplitResult) -> bool:
+    return _key(parts) in {_key(urlsplit(each)) for each in nodes.urls}
+
+
 def _key(parts: SplitResult) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]
 
 
-def _elsewhere(parts: SplitResult) -> PetsemError:
+def _elsewhere(does: str, parts: SplitResult) -> PetsemError:
     return invalid(
-        f"the node wants to be asked for the discharge at {parts.scheme}://{parts.netloc}, which "
-        "PETSEM_ADDR does not name; add it there if it is yours"
+        f"the node {does} at {parts.scheme}://{parts.netloc}, which PETSEM_ADDR does not name; add "
+        "it there if it is yours"
     )

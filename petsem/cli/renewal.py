@@ -127,6 +127,15 @@ def nodes_of(run: Run, login: Login) -> Nodes:
     return Nodes.of_environ(environ, insecure=run.insecure)
 
 
+def revoked(login: Login, refusal: PetsemError) -> PetsemError:
+    """What to say when a node answered `refusal`, because the sign-in's token was revoked."""
+    return PetsemError(
+        refusal.code,
+        f"the sign-in to {login.org} was revoked; sign in again with: petsem login {login.org}",
+        refusal.detail,
+    )
+
+
 def _over(login: Login) -> PetsemError:
     return PetsemError(
         Code.UNAUTHENTICATED,

@@ -112,10 +112,9 @@ class Sender:
         try:
             return self._in_time(call)
         except NodeError as error:
-            refused = error.code is Code.UNAUTHENTICATED and self._caller is not None
-            if not refused or self._renewed:
+            refused = error.code is Code.UNAUTHENTICATED or error.detail.reason == "REVOKED"
+            if not refused or self._caller is None or self._renewed:
                 raise
-            assert self._caller is not None
             self._renewed = True
             self._caller.renew(error)
         return self._in_time(call)

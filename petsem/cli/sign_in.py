@@ -42,7 +42,7 @@ def sign_in(
         asked = sender.answered_by
         waiting = Waiting(run, nodes, asked, answer, ticket, secret, door)
         if answer.user_url is not None:
-            _send_person(page_at(asked, answer.user_url), answer.code, browser)
+            _send_person(page_at(nodes, asked, answer.user_url), answer.code, browser)
         made = waiting.end(WAIT_MAX_S)
     if made is None:
         hint = "" if browser is None else ", with --no-browser if the browser is elsewhere"

@@ -24,9 +24,11 @@ from petsem.cli.tokens_offline import token_file_option
 from petsem.cli.usage import Command
 from petsem.clock import rfc3339
 from petsem.errors import conflict, invalid
+from petsem.model import Kind
 from petsem.server.files import present, write_new
+from petsem.tokens.identifier import Identifier
 from petsem.tokens.macaroon import LOCATION, Macaroon
-from petsem.tokens.reasons import caveat_text
+from petsem.tokens.reasons import TokenRefused, caveat_text
 from petsem.tokens.text import UnverifiedToken, encode_token, parse_token
 
 
@@ -71,7 +73,19 @@ def _tickets(root: Macaroon) -> list[bytes]:
     tickets = [each.cid for each in asked if each.location == LOCATION]
     if not tickets:
         raise invalid("the token asks for no discharge of Petsem's; it can be used as it is")
+    if _is_of_a_host(root):
+        raise invalid(
+            "a host's token is discharged by whoever asks for its machine, with: petsem boot allow"
+        )
     return tickets
+
+
+def _is_of_a_host(root: Macaroon) -> bool:
+    try:
+        return Identifier.parse(root.identifier).kind is Kind.HOST
+    except TokenRefused:
+        # Not one that we minted; the node says so.
+        return False
 
 
 def _of_login(run: Run, login: Login, *, no_browser: bool) -> tuple[str, int]:

@@ -12,6 +12,7 @@ It does not choose what is passed on; `passing_on` does.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -46,7 +47,7 @@ _PASSED: Final = frozenset(
     }
 )
 _SIGN_IN: Final = frozenset({"/.well-known/petsem/3p", "/.well-known/petsem/3p/poll"})
-_PAGES: Final = frozenset({"/sso", "/sso/callback"})
+_PAGE: Final = re.compile(r"/sso(?:/callback/[a-z0-9-]{1,63})?")
 _PASSED_OF_BROWSERS: Final = _PASSED | {b"cookie", b"sec-fetch-site"}
 """Beside what every route reads: only the pages are for browsers, and only they read these."""
 _METHODS: Final = frozenset({"GET", "POST", "PATCH", "DELETE"})
@@ -112,7 +113,7 @@ def message_of(
 
 
 def _passed_to(path: str) -> frozenset[bytes]:
-    return _PASSED_OF_BROWSERS if path in _PAGES else _PASSED
+    return _PASSED_OF_BROWSERS if _PAGE.fullmatch(path) else _PASSED
 
 
 def host_key_of(request: Request) -> str:
@@ -179,7 +180,8 @@ async def asgi_call(
 
 
 def _scope(request: pb.ForwardRequest) -> Scope:
-    known = request.path.startswith(_PATHS) or request.path in _SIGN_IN | _PAGES
+    path = request.path
+    known = path.startswith(_PATHS) or path in _SIGN_IN or _PAGE.fullmatch(path)
     if request.method not in _METHODS or not known:
         raise invalid("this request is not one that nodes pass on")
     if len(request.path) > _PATH_MAX_CHARS or not (

@@ -74,7 +74,7 @@ HTTP: Final[dict[tuple[str, str], Rule | None]] = {
     ("POST", "/.well-known/petsem/3p/poll"): OPEN,
     ("GET", "/sso"): OPEN,
     ("POST", "/sso"): OPEN,
-    ("GET", "/sso/callback"): OPEN,
+    ("GET", "/sso/callback/{org}"): OPEN,
     ("POST", "/v1/tokens/verify"): TOKENS_VERIFY,
     ("POST", "/v1/tokens/verify-batch"): TOKENS_VERIFY,
     ("POST", "/v1/tokens/can"): TOKENS_VERIFY,

@@ -56,9 +56,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """What a provider sends a browser back with. `code` is None if it sent an error; `issuer` is
-    RFC 9207's `iss`, where it sends one."""
+    """What a provider sends a browser back with, and to which org's redirect URI. `code` is None if
+    it sent an error; `issuer` is RFC 9207's `iss`, where it sends one."""
 
+    org: str
     state: str = field(repr=False)
     code: str | None = field(repr=False)
     issuer: str | None = None

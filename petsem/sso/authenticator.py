@@ -187,7 +187,9 @@ class Authenticator:
         cookie = read_cookie(flow, cookies, secure=self._secure)
         if cookie is None or not state.is_of(cookie):
             raise other_browser()
-        if answer.issuer is not None and answer.issuer != org.issuer:
+        # A provider knows its own org's redirect URI. What comes to another one is the code of
+        # another provider, perhaps, which must not be shown to this one.
+        if answer.org != org.name or answer.issuer not in (None, org.issuer):
             raise refused("the answer is of another provider than the org's")
         if answer.code is None:
             raise refused("the provider did not sign you in")
@@ -231,7 +233,7 @@ class Authenticator:
         flow = state.flow
         ticket = ticket_of(flow.ticket, org)
         person, refresh_token = await self._provider(org).exchange(
-            org, self._base + CALLBACK_PATH, code, spell(state.verifier), spell(state.nonce)
+            org, self._redirect_uri(org), code, spell(state.verifier), spell(state.nonce)
         )
         check_person(person, org, ticket.domains)
         session = None
@@ -255,7 +257,7 @@ class Authenticator:
         text = state.seal(org)
         assert len(text) <= TEXT_MAX_CHARS
         return await self._provider(org).authorization_url(
-            org, self._base + CALLBACK_PATH, text, spell(state.nonce), spell(state.verifier)
+            org, self._redirect_uri(org), text, spell(state.nonce), spell(state.verifier)
         )
 
     def _flow(self, ticket: bytes, commitment: bytes, port: int | None, ip: str | None) -> Flow:
@@ -272,6 +274,9 @@ class Authenticator:
                 "[sso] url in petsem.toml"
             )
         return self.public_url
+
+    def _redirect_uri(self, org: SsoOrg) -> str:
+        return f"{self._base}{CALLBACK_PATH}/{org.name}"
 
     @property
     def _secure(self) -> bool:

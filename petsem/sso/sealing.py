@@ -10,8 +10,6 @@ Byte tables and vectors: `docs/formats/ticket.md`.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import enum
 import hashlib
 import struct
@@ -20,6 +18,8 @@ from typing import Final
 
 from petsem.crypto import aead
 from petsem.errors import PetsemError, invalid
+from petsem.tokens.reasons import TokenRefused
+from petsem.tokens.text import decode_body, encode_body
 
 _FORMAT: Final = 1
 _HEAD: Final = struct.Struct(f">B16s{aead.NONCE_BYTES}s")
@@ -76,16 +76,15 @@ def parse(text: str, most_chars: int) -> Sealed:
 
 def spell(data: bytes) -> str:
     """Bytes as unpadded base64url."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return encode_body(data).decode("ascii")
 
 
 def unspell(text: str) -> bytes | None:
     """The bytes that `text` spells, None if it is not unpadded base64url in its one form."""
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+        return decode_body(text) if text.isascii() else None
+    except TokenRefused:
         return None
-    return data if spell(data) == text else None
 
 
 def not_ours() -> PetsemError:

@@ -1,7 +1,8 @@
 """Which URLs a provider may name.
 
-Guarantees: https, and never this machine's own ports unless the issuer is on it too, so that no
-provider can have a node ask, or send a browser to, what only the machine itself can reach.
+Guarantees: https, and never a URL that names this machine itself unless the issuer is on it too, so
+that no provider can have a node ask, or send a browser to, what only the machine itself can reach.
+Names are not resolved: what one leads to, the certificate that https asks for has to answer for.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ URL_MAX_CHARS: Final = 2 * 1024
 def is_loopback(url: str) -> bool:
     """Whether `url` is on this very machine."""
     try:
-        host = urlsplit(url).hostname or ""
+        host = (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:
         return False
-    if host == "localhost":
+    if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    # Whoever connects to no address in particular connects to itself.
+    return address.is_loopback or address.is_unspecified
 
 
 def may_ask(url: object, issuer: str) -> bool:

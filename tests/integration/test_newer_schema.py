@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from petsem.server.schema import SCHEMA_VERSION
 from tests.support.daemon import Daemon, until
 from tests.support.doors import values_of
 from tests.support.fleet import Member, fleet
 
+NEWER: Final = SCHEMA_VERSION + 1
 _NEWER: Final = """
 from petsem.server import schema
 schema.MIGRATIONS += (("CREATE TABLE newer (x INTEGER) STRICT", {least}),)
@@ -54,9 +56,9 @@ def test_a_newer_schema_that_the_replica_must_not_read(tmp_path: Path) -> None:
     refuses. It is not promoted. With the newer program it reads from its disk again."""
     with fleet(tmp_path, 1) as cluster:
         (replica,) = cluster.replicas
-        upgrade(cluster.leader, 3)
+        upgrade(cluster.leader, NEWER)
         at = cluster.position()
-        says = "is for programs that know schema version 3 and this one knows 2"
+        says = f"for programs that know schema version {NEWER} and this one knows {SCHEMA_VERSION}"
         until(lambda: says in replica.ready()[1], "complaint", 20)
         assert replica.ready()[0] == 503
         cluster.converged()
@@ -77,6 +79,6 @@ def test_a_newer_schema_that_the_replica_must_not_read(tmp_path: Path) -> None:
         assert answer.error is not None
         assert answer.error[1] == "unavailable"
         assert says in str(answer.raw)
-        upgrade(replica, 3)
+        upgrade(replica, NEWER)
         assert replica.ready()[0] == 200
         assert source(replica) == "disk"

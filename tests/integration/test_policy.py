@@ -44,7 +44,7 @@ SIGNING_IN: Final = frozenset(
     {
         *(("POST", "/v1/login"), ("POST", "/v1/login/token")),
         *(("POST", "/.well-known/petsem/3p"), ("POST", "/.well-known/petsem/3p/poll")),
-        *(("GET", "/sso"), ("POST", "/sso"), ("GET", "/sso/callback")),
+        *(("GET", "/sso"), ("POST", "/sso"), ("GET", "/sso/callback/{org}")),
     }
 )
 """Open too, for what they are given is sealed. Nothing is not, and no token stands in for it."""

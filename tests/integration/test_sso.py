@@ -102,7 +102,7 @@ def test_by_code_through_a_replica(world: World, browser: httpx.Client) -> None:
     sent = browser.post(_via(world, "/sso"), data=form)
     assert sent.status_code == 303
     came = world.provider.sign_in(sent.headers["location"])
-    done = browser.get(_via(world, "/sso/callback"), params={**came, "session_state": "x"})
+    done = browser.get(_via(world, "/sso/callback/acme"), params={**came, "session_state": "x"})
     assert (done.status_code, "ana@example.com" in done.text) == (200, True)
     assert "Max-Age=0" in done.headers["set-cookie"]
     assert world.poll(flow=told["flow"]).body == {"state": "ready"}
@@ -123,7 +123,7 @@ def test_by_loopback(world: World, browser: httpx.Client) -> None:
     sent = browser.get(told["user_url"])
     assert sent.status_code == 302
     came = world.provider.sign_in(sent.headers["location"])
-    done = browser.get(_at_leader(world, "/sso/callback"), params=came)
+    done = browser.get(_at_leader(world, "/sso/callback/acme"), params=came)
     assert done.status_code == 302
     at = httpx.URL(done.headers["location"])
     assert (at.scheme, at.host, at.port, at.path) == ("http", "127.0.0.1", PORT, "/done")
@@ -171,10 +171,15 @@ def test_refusals_are_pages(world: World, browser: httpx.Client) -> None:
         (400, browser.get(sso)),
         (400, browser.get(sso, params={"flow": "<script>"})),
         (400, browser.get(sso, params={"flow": told["flow"], "next": "https://evil.example"})),
-        (400, browser.get(sso + "/callback")),
-        (400, browser.get(sso + "/callback", params={"state": "x", "code": "y"})),
-        (400, browser.get(sso + "/callback?state=a&state=b&code=c")),
-        (400, browser.get(sso + "/callback", params={"state": told["flow"], "code": "c" * 5_000})),
+        (400, browser.get(sso + "/callback/acme")),
+        (400, browser.get(sso + "/callback/acme", params={"state": "x", "code": "y"})),
+        (400, browser.get(sso + "/callback/acme?state=a&state=b&code=c")),
+        (
+            400,
+            browser.get(
+                sso + "/callback/acme", params={"state": told["flow"], "code": "c" * 5_000}
+            ),
+        ),
         (400, browser.post(sso, json=form)),
         (400, browser.post(sso, data={**form, "x": "y"})),
         (400, browser.post(sso, content="flow=a&flow=b&code=c", headers=urlencoded)),

@@ -197,6 +197,24 @@ def test_a_revocation_on_the_leader_reaches_a_replica_s_verifier(
     assert verifier.stats().evicted == 2
 
 
+def test_a_revocation_of_a_child(nodes: Fleet, make: Make) -> None:
+    """What was minted on another's authority ends with its copies; the other stays remembered."""
+    (replica,) = nodes.replicas
+    with nodes.leader.doors() as doors:
+        parent = mint(doors, "action in web:read, tokens:mint")
+        child = doors.mint("acme", "action = web:read", token=parent)
+        verifier = make(replica, token=asker(doors), org="acme")
+        warm(verifier, parent, child)
+        copy = narrowed(child, "app = web", in_seconds(60))
+        assert verifier.verify(copy).source is CACHE
+        revoke(doors, child)
+        within(SOON_S, lambda: not any(verifier.verify(t).allowed for t in (child, copy)))
+    assert {verifier.verify(token).reason for token in (child, copy)} == {"REVOKED"}
+    verdict = verifier.verify(parent)
+    assert (verdict.allowed, verdict.source) == (True, CACHE)
+    assert verifier.stats().evicted == 1
+
+
 def test_a_feed_that_is_cut(nodes: Fleet, make: Make) -> None:
     """The node is killed. Beyond the bound nothing is remembered, and there is no answer; when it
     is back, there is one again, and then from memory."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
+
 from petsem.clock import rfc3339
 from petsem.server import policy
 from petsem.server.auth import Names
@@ -48,11 +50,16 @@ def signed_in(
 
 
 async def token_for(
-    node: Running, ticket: bytes, made: Macaroon, actions: list[str] | None = None
+    node: Running,
+    ticket: bytes,
+    made: Macaroon,
+    actions: list[str] | None = None,
+    key: str | None = None,
 ) -> http.Minted:
-    """The person's token."""
+    """The person's token; `key` is the call's Idempotency-Key."""
     text = base64.urlsafe_b64encode(ticket).rstrip(b"=").decode()
-    return await node.node.login.mint(http.LoginToken(text, encode_part(made), actions))
+    body = http.LoginToken(text, encode_part(made), actions)
+    return await node.node.login.mint(body, call("/v1/login/token", msgspec.to_builtins(body), key))
 
 
 def bound(token: str, *discharges: Macaroon) -> str:

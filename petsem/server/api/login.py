@@ -42,7 +42,7 @@ ROUTES: Final = (
         body_examples=(("an org's people", http.Login(org="acme")),),
         reply=http.LoginTicket,
         examples=(("a ticket", http.LoginTicket(ticket=examples.TICKET)),),
-        fails=(Code.NOT_FOUND,),
+        fails=(Code.NOT_FOUND, Code.UNAVAILABLE, Code.CORRUPT),
     ),
     Route(
         method="POST",
@@ -65,7 +65,7 @@ ROUTES: Final = (
         status=201,
         reply=http.Minted,
         examples=(("minted", examples.MINTED),),
-        fails=(Code.NOT_FOUND, Code.UNAUTHENTICATED, Code.DENIED),
+        fails=(Code.NOT_FOUND, Code.UNAUTHENTICATED, Code.DENIED, Code.UNAVAILABLE, Code.CORRUPT),
         writes=True,
     ),
 )

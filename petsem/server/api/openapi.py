@@ -218,6 +218,8 @@ def _failures(route: Route) -> list[int]:
     codes = {Code.INTERNAL, *route.fails}
     if route.needs_token:
         codes |= {Code.INVALID, Code.UNAUTHENTICATED, Code.DENIED, Code.UNAVAILABLE}
+    if route.body is not None:
+        codes.add(Code.INVALID)
     if route.writes:
         codes.update(WRITE_ERRORS)
     statuses = {STATUS[code] for code in codes}

@@ -103,7 +103,7 @@ async def _callback(ask: Ask) -> Reply:
         raise invalid("the provider sent no answer that can be read; begin the sign-in again")
     if code is not None and not 0 < len(code) <= _CODE_MAX_CHARS:
         raise invalid("the provider sent no code that can be used; begin the sign-in again")
-    answer = Callback(state, code, given.get("iss"))
+    answer = Callback(ask.org, state, code, given.get("iss"))
     going = await ask.node.authenticator.callback(answer, ask.header(b"cookie"), ask.request.ip)
     return _go(going, 302)
 
@@ -259,12 +259,13 @@ ROUTES: Final = (
     ),
     Route(
         method="GET",
-        path="/sso/callback",
+        path="/sso/callback/{org}",
         handle=_callback,
         tag=_TAG,
         summary="Come back from the provider",
-        about="The redirect URI that the provider has to know. Takes only the browser that was "
-        "sent there. Ends with a page, or at the requester's own port (302)." + _FOR_PEOPLE,
+        about="The redirect URI that the org's provider has to know, and no other one. Takes only "
+        "the browser that was sent there. Ends with a page, or at the requester's own port (302)."
+        + _FOR_PEOPLE,
         query=CallbackQuery,
         reply=None,
         media="text/html",

@@ -81,19 +81,28 @@ class Revoking:
         after = (0, b"")
         while found := await asyncio.to_thread(self._not_ended, scope, after):
             after = found[-1]
-            nonces = [nonce for _, nonce in found]
+            await self._end([nonce for _, nonce in found], by)
+        # A successor of a service token has the parent of its predecessor, which may be of no app,
+        # or of the cluster's key. Once all have ended, those that are left come from nobody new.
+        while nonces := await asyncio.to_thread(self._renewed, scope, by[1]):
+            await self._end(nonces, by)
 
-            def piece(txn: Txn, nonces: list[bytes] = nonces) -> None:
-                rows.end_these(txn.db, nonces, Ending(txn.now_ms, by, txn.position))
-                txn.changed[REVOCATIONS] = None
+    async def _end(self, nonces: list[bytes], by: tuple[str, bytes]) -> None:
+        def piece(txn: Txn) -> None:
+            rows.end_these(txn.db, nonces, Ending(txn.now_ms, by, txn.position))
+            txn.changed[REVOCATIONS] = None
 
-            try:
-                await self._writes.own(piece)
-            except PetsemError as e:
-                raise unavailable(
-                    f"only some of the tokens have ended yet, because {e.message}; send the call "
-                    "again with the same Idempotency-Key"
-                ) from None
+        try:
+            await self._writes.own(piece)
+        except PetsemError as e:
+            raise unavailable(
+                f"only some of the tokens have ended yet, because {e.message}; send the call "
+                "again with the same Idempotency-Key"
+            ) from None
+
+    def _renewed(self, scope: Scope, by: bytes) -> list[bytes]:
+        with self._pool.snapshot() as db:
+            return rows.renewed(db, scope, by, PIECE_ROWS)
 
     def _not_ended(self, scope: Scope, after: tuple[int, bytes]) -> list[tuple[int, bytes]]:
         with self._pool.snapshot() as db:

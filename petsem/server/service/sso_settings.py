@@ -25,6 +25,9 @@ from petsem.server.store.orgs import OrgRow
 from petsem.wire import http
 
 SSO: Final = "sso"
+_NAMES_MAX_CHARS: Final = 1_024
+"""Of domains, which are in a token's ticket and once more in its discharge, and of actions: with
+more, a person would sign in for a token that is longer than any may be."""
 _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
     r"(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+",
@@ -84,6 +87,11 @@ def _check(sso: http.Sso) -> None:
     for domain in sso.domains:
         if not _DOMAIN.fullmatch(domain):
             raise invalid("each of sso's domains is a name in lower case, such as example.com")
+    if sum(map(len, sso.domains)) + sum(map(len, sso.actions)) > _NAMES_MAX_CHARS:
+        raise invalid(
+            f"sso's domains and actions have at most {_NAMES_MAX_CHARS:,} characters together, "
+            "because they travel with each token"
+        )
     for group in sso.groups:
         if not (0 < len(group) <= 255 and group.isprintable()):
             raise invalid("each of sso's groups is 1 to 255 printable characters")

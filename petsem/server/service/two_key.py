@@ -85,7 +85,7 @@ class BootReads:
             if of_host and not grants:
                 self._require_none(db, token)
         except TokenRefused as refused:
-            raise refused.as_error() from None
+            raise _explained(refused).as_error() from None
         # The discharge's caveats come last; before them are those that a holder may have added.
         grant = grants[-1] if grants else None
         return Read(Principal(token, allowed, ip, region, host_key), grant)
@@ -134,3 +134,15 @@ class BootReads:
                 "this org's boots need two keys, and the host's token is from before that; mint "
                 "a new one",
             )
+
+
+def _explained(refused: TokenRefused) -> TokenRefused:
+    """A grant that does not stand is told as that: its caveat is a number to whoever reads it."""
+    if refused.reason is not Reason.CAVEAT or not (refused.caveat or "").startswith("boot "):
+        return refused
+    return TokenRefused(
+        refused.reason,
+        "nobody's asking for this machine stands any more, or this is no boot; ask for it again "
+        "with 'petsem boot allow'",
+        refused.caveat,
+    )

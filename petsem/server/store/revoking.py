@@ -86,6 +86,26 @@ def not_ended(
     ]
 
 
+def renewed(db: apsw.Connection, scope: Scope, by: bytes, most: int) -> list[bytes]:
+    """Nonces of service tokens that ones of `scope` were renewed to while the token `by` ended
+    them, and that have not ended: a successor's parent is another than its predecessor. This may
+    look at all of the org's rows."""
+    since = scope.issued_by
+    for_app, args = ("", ()) if scope.app is None else (_FOR_APP, (scope.app,) * 4)
+    found = sql.rows(
+        db,
+        "SELECT t.nonce FROM tokens t WHERE t.org = ? AND (t.epoch, t.txid) > (?, ?)"
+        " AND t.created_by LIKE 'service:%' AND EXISTS (SELECT 1 FROM revocations v"
+        " WHERE v.nonce = unhex(substr(t.created_by, 9)) AND v.token = ?"
+        f" AND (v.epoch, v.txid) >= (?, ?)){for_app}{_NOT_ENDED} LIMIT ?",
+        (
+            *(scope.org, since.epoch, since.txid, by, since.epoch, since.txid),
+            *(*args, most),
+        ),
+    )
+    return [nonce for (nonce,) in found]
+
+
 def end_these(db: apsw.Connection, nonces: list[bytes], ending: Ending) -> int:
     """End tokens by their nonces; how many of them are issued and had not ended before."""
     statement = f"{_INSERT}t.nonce = ?{_ONCE}"

@@ -80,11 +80,11 @@ Issuer = Annotated[
 ClientId = Annotated[str, Meta(min_length=1, max_length=255, description="ours at the provider")]
 
 Domains = Annotated[
-    list[str], Meta(max_length=16, description="a person's address must end in one of these")
+    list[str], Meta(max_length=16, description="a person's address must be at one of these")
 ]
 
 Groups = Annotated[
-    list[str], Meta(max_length=64, description="or be a member of one of these, if there are any")
+    list[str], Meta(max_length=64, description="and who it is, in one of these, if there are any")
 ]
 
 GroupsClaim = Annotated[

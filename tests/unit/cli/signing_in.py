@@ -45,11 +45,11 @@ def spelt(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def person_token(until_ms: int, ticket: bytes = TICKET) -> Macaroon:
+def person_token(until_ms: int, ticket: bytes = TICKET, kind: Kind = Kind.PERSON) -> Macaroon:
     """A permission token that asks for the discharge of `ticket`."""
     identifier = Identifier(
         cluster_id=bytes(16),
-        kind=Kind.PERSON,
+        kind=kind,
         root_key_id=bytes(16),
         nonce=bytes.fromhex(TOKEN_ID),
         epoch=1,

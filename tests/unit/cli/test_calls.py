@@ -438,3 +438,17 @@ def test_the_narrowed_token_belongs_to_the_same_root() -> None:
     came = sent(node.requests[0])
     assert came.identifier == root.identifier
     assert came.caveats[: len(root.caveats)] == root.caveats
+
+
+def test_a_refusal_names_the_action() -> None:
+    """Where the token's actions are why, it is said which the call takes; it is not always the one
+    that the command is about."""
+    caveat = "action in secrets:list, secrets:write"
+    refused = problem(403, "denied", "it does not allow this", reason="CAVEAT", caveat=caveat)
+    asking = Node({"POST /v1/tokens/can": refused})
+    result = run("token", "can", "secrets:write", "--org", "acme", node=asking)
+    assert result.exit_code == 3
+    assert "it does not allow this; it takes tokens:verify" in result.stderr
+    machine = problem(403, "denied", "not there", reason="CAVEAT", caveat="machine = m1")
+    elsewhere = run("secrets", "list", node=Node({LIST: machine}))
+    assert "it takes" not in elsewhere.stderr

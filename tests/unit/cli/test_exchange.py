@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,31 +67,61 @@ def test_exchange() -> None:
 
 
 def test_the_key_of_a_certificate(tmp_path: Path) -> None:
-    """From a file, whatever key the connection has; without either, the node sees it itself."""
+    """From a file, whatever key the connection has; without either, the node sees it itself, if it
+    is shown one."""
     make_leaf(make_authority(tmp_path / "ca.pem"), tmp_path / "c.pem", tmp_path / "k.pem")
     node = exchanging()
     command = (*EXCHANGE, "secrets:read")
     of_file = (*command, "--host-cert", str(tmp_path / "c.pem"), "--ttl", "1h", "--once")
     assert run(*of_file, node=node).exit_code == 0
-    assert run(*command, node=node).exit_code == 0
+    files = {"PETSEM_CERT": str(tmp_path / "c.pem"), "PETSEM_KEY": str(tmp_path / "k.pem")}
+    assert run(*command, node=node, env=files).exit_code == 0
     first, second = node.bodies
     assert first["host_key"] == of_certificate((tmp_path / "c.pem").read_bytes())
     assert (first["ttl_s"], first["renewable"], second["host_key"]) == (3600, False, None)
     wrong = run(*command, "--host-cert", str(tmp_path / "k.pem"), node=node)
     assert (wrong.exit_code, wrong.stdout) == (2, "")
+    without = run(*command, node=node)
+    assert (without.exit_code, len(node.bodies)) == (2, 2)
+    assert "--host-cert FILE or --host-key HEX" in without.stderr
+
+
+def test_out(tmp_path: Path) -> None:
+    """Into a new file of mode 0600, and then not to stdout; one that is there is left alone, and
+    nothing is asked for."""
+    node = Node({"POST /v1/tokens/exchange": MADE, "POST /v1/orgs/acme/boots": ALLOWED})
+    exchange = (*EXCHANGE, "secrets:read", "--host-key", KEY, "--out")
+    allow = (*ALLOW, "--ticket", "01", "--out")
+    for command, name in ((exchange, "service.token"), (allow, "discharge")):
+        file = tmp_path / name
+        result = run(*command, str(file), node=node)
+        assert (result.exit_code, file.read_text()) == (0, f"{TOKEN}\n")
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert TOKEN not in result.output
+        again = run(*command, str(file), "-o", "json", node=node)
+        assert (again.exit_code, again.stdout) == (5, "")
+    assert len(node.bodies) == 2
+    told = run(*exchange, str(tmp_path / "another"), "-o", "json", node=node)
+    assert json.loads(told.stdout) == {
+        "id": "0a" * 16,
+        "expires_at": "2027-01-15T08:15:00Z",
+        "renew_until": "2027-01-15T09:00:00Z",
+        "file": str(tmp_path / "another"),
+    }
 
 
 @pytest.mark.parametrize(
     "more",
     [
         *(("--ttl", "59s"), ("--ttl", "61m"), ("--ttl", "x")),
-        ("--host-key", KEY, "--host-cert", "x"),
+        *(("--host-key", KEY, "--host-cert", "x"), ("--host-key", KEY.upper())),
     ],
 )
 def test_what_is_not_exchanged(more: tuple[str, ...]) -> None:
-    """A life out of bounds, and two keys, are refused before anything is sent."""
+    """A life out of bounds, two keys, and what is no key are refused before anything is sent."""
     node = exchanging()
-    result = run(*EXCHANGE, "secrets:read", *more, node=node)
+    key = () if "--host-key" in more else ("--host-key", KEY)
+    result = run(*EXCHANGE, "secrets:read", *key, *more, node=node)
     assert (result.exit_code, result.stdout, node.bodies) == (2, "", [])
 
 

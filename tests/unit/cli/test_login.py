@@ -258,13 +258,13 @@ def test_the_poll_secret_goes_nowhere_else(poll_url: str, state: Path) -> None:
     ],
 )
 def test_where_the_person_is_sent(user_url: str, shown: str | None, state: Path) -> None:
-    """A page at the node that was asked, or behind https; nothing else is shown or opened."""
+    """A page at a node of PETSEM_ADDR, or behind https; nothing else is shown or opened."""
     node = Authority()
     node.said[THIRD_PARTY] = {"user_interactive": {"user_url": user_url, "code": None, **FLOW}}
     node.said[POLL] = problem(403, "denied")
     result = petsem(state, node, "login", "acme")
     if shown is None:
-        assert result.exit_code == 1
+        assert result.exit_code in (1, 2)
         assert len(result.stderr.splitlines()) == 1
         assert node.polls == 0
     else:
@@ -282,6 +282,18 @@ def test_a_poll_at_another_node_of_petsem_addr(state: Path) -> None:
     node.said[POLL] = problem(403, "denied")
     assert petsem(state, node, "login", "acme", env=env).exit_code == 3
     assert str(node.requests[-1].url) == "http://127.0.0.1:7410/.well-known/petsem/3p/poll"
+
+
+def test_a_page_at_another_node_of_petsem_addr(state: Path) -> None:
+    """Asked of a replica, the page may be at the leader, in clear too if both are named."""
+    leader = "http://127.0.0.1:7410"
+    node = Authority(base=leader)
+    node.said[POLL] = problem(403, "denied")
+    for named, code in ((f"{ADDRESS},{leader}", 3), (ADDRESS, 2)):
+        result = petsem(state, node, "login", "acme", env={"PETSEM_ADDR": named})
+        assert result.exit_code == code
+        assert (f"\n{leader}/sso?flow=1\n" in result.stderr) == (code == 3)
+    assert result.stderr.endswith("which PETSEM_ADDR does not name; add it there if it is yours\n")
 
 
 ANOTHER_TOKEN = encode_part(person_token(NOW_MS + HOUR_MS))

@@ -372,7 +372,7 @@ def test_a_refusal_with_no_session_left(state: Path, node: Authority) -> None:
     assert len(node.requests) == 1
 
 
-@pytest.mark.parametrize("reason", ["REVOKED", "CAVEAT", "WRONG_ORG", None])
+@pytest.mark.parametrize("reason", ["CAVEAT", "WRONG_ORG", None])
 def test_other_refusals_are_not(reason: str | None, state: Path, node: Authority) -> None:
     """A newer discharge would not help, and the node's own sentence stands."""
     status, code = (401, "unauthenticated") if reason is None else (403, "denied")
@@ -381,6 +381,19 @@ def test_other_refusals_are_not(reason: str | None, state: Path, node: Authority
     result = petsem(state, node, *SECRETS)
     assert (result.exit_code, result.stderr) == (3, "petsem: so it is\n")
     assert node.sessions_used == []
+
+
+def test_a_sign_in_that_was_revoked(state: Path, node: Authority) -> None:
+    """Nothing renews it, and the sentence says what does help; another token's says less."""
+    node.said[LIST] = problem(403, "denied", "so it is", reason="REVOKED")
+    result = petsem(state, node, *SECRETS)
+    assert (result.exit_code, result.stderr) == (
+        3,
+        "petsem: the sign-in to acme was revoked; sign in again with: petsem login acme\n",
+    )
+    named = petsem(state, node, *SECRETS, env={"PETSEM_TOKEN": TOKEN})
+    assert (named.exit_code, named.stderr) == (3, "petsem: so it is\n")
+    assert (node.sessions_used, len(node.requests)) == ([], 2)
 
 
 def test_a_token_without_its_discharge(state: Path, node: Authority) -> None:

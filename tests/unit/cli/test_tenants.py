@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,67 @@ def test_each_command(
     as_json = run(*arguments.split(), "-o", "json", node=node)
     listed = {k: v for k, v in reply.items() if k != "next"}
     assert json.loads(as_json.stdout) == listed
+
+
+SSO = {"issuer": "https://id.example.com", "client_id": "petsem", "domains": ["example.com"]}
+
+
+def test_sso_comes_from_a_file_or_stdin(tmp_path: Path) -> None:
+    """It is sent as it was given, and shown without the secret; `default` turns it off."""
+    info = {
+        **SSO,
+        "client_secret_set": True,
+        "groups": ["eng"],
+        "groups_claim": "groups",
+        "actions": ["secrets:list"],
+        "discharge_s": 600,
+        "session_s": 3600,
+    }
+    node = Node({"PATCH /v1/orgs/acme/settings": {**SETTINGS, "sso": info}})
+    given = {**SSO, "client_secret": "hunter2", "discharge_s": 600}
+    (tmp_path / "sso.json").write_text(json.dumps(given))
+    settings = ("org", "settings", "acme")
+    from_stdin = run(*settings, "sso=-", node=node, stdin=json.dumps(given))
+    from_file = run(*settings, f"sso=@{tmp_path / 'sso.json'}", node=node)
+    for result in (from_stdin, from_file):
+        assert result.exit_code == 0
+        assert "https://id.example.com as petsem, for example.com" in result.stdout
+        assert "hunter2" not in result.output
+    assert run(*settings, "sso=default", node=node).exit_code == 0
+    sent = [body["sso"] for body in node.bodies]
+    assert sent[0] == sent[1]
+    assert given.items() <= sent[0].items()
+    assert sent[2] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ('{"issuer": "hunter2"}', "the object lacks the field client_id"),
+        (json.dumps({**SSO, "discharge_s": 3}), "discharge_s must be at least 300"),
+        (json.dumps({**SSO, "hunter2": 1}), "the object has a field that is not known"),
+        (json.dumps({**SSO, "domains": "hunter2"}), "domains must be a list"),
+        ("hunter2", "a JSON object with issuer, client_id"),
+        (b"\xff", "a JSON object with issuer, client_id"),
+        ("{" * 70_000, "at most 65536 bytes"),
+    ],
+)
+def test_sso_that_is_not_one(given: str | bytes, says: str) -> None:
+    """What is wrong is named, nothing of it repeated, and nothing sent."""
+    node = Node()
+    result = run("org", "settings", "acme", "sso=-", node=node, stdin=given)
+    assert (result.exit_code, result.stdout, node.requests) == (2, "", [])
+    assert says in result.stderr
+    assert "hunter2" not in result.stderr
+
+
+@pytest.mark.parametrize("pair", ["sso=hunter2", "sso=@/nowhere/hunter2", "two_key=hunter2"])
+def test_settings_in_argv(pair: str) -> None:
+    """What might be a secret is not taken from there, nor repeated."""
+    node = Node()
+    result = run("org", "settings", "acme", pair, node=node)
+    assert (result.exit_code, node.requests) == (2, [])
+    assert "hunter2" not in result.stderr
 
 
 def test_now_is_a_parameter_and_for_an_app_another_action() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from petsem.model import Kind
 from petsem.tokens.macaroon import LOCATION, Caveat, Macaroon
 from petsem.tokens.text import encode_part, encode_token, parse_token
 from tests.unit.cli.signing_in import (
@@ -101,6 +102,15 @@ def test_a_token_that_asks_us_for_nothing(text: str, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "asks for no discharge of Petsem's" in result.stderr
     assert node.requests == []
+
+
+def test_a_host_s_token(tmp_path: Path) -> None:
+    """Its ticket is of no sign-in: said with what does discharge it, before any call."""
+    node = Authority(way="at once")
+    text = encode_part(person_token(UNTIL_MS, kind=Kind.HOST))
+    result = petsem(tmp_path, node, *DISCHARGE, env={"PETSEM_TOKEN": text})
+    assert (result.exit_code, node.requests) == (2, [])
+    assert "petsem boot allow" in result.stderr
 
 
 def test_of_a_sign_in(tmp_path: Path) -> None:

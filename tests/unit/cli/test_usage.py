@@ -261,7 +261,7 @@ EXTRA = {
     ("token", "create"): ("--org", "acme", "--action", "secrets:read"),
     ("token", "exchange"): (
         *("-a", "acme/web", "--machine", "m1"),
-        *("--action", "secrets:read"),
+        *("--action", "secrets:read", "--host-key", "0a" * 32),
     ),
     ("boot", "allow"): ("-a", "acme/web", "--machine", "m1", "--ticket", "01"),
     ("token", "verify"): ("--org", "acme"),

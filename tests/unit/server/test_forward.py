@@ -174,7 +174,7 @@ async def test_an_application_that_says_nothing_is_no_answer() -> None:
     assert refused.value.code is Code.UNAVAILABLE
 
 
-@pytest.mark.parametrize("path", ["/sso", "/sso/callback"])
+@pytest.mark.parametrize("path", ["/sso", "/sso/callback/acme"])
 async def test_what_browsers_send_goes_to_the_pages_only(path: str) -> None:
     """A cookie, and where a form was, reach the pages and nothing else of another node."""
     sent = [(b"cookie", b"c=1"), (b"sec-fetch-site", b"same-origin"), (b"referer", b"r")]
@@ -190,7 +190,15 @@ async def test_what_browsers_send_goes_to_the_pages_only(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/ssox", "/sso/", "/sso/callback/x", "/.well-known/x", "/.well-known/petsem/3p/x"]
+    "path",
+    [
+        "/ssox",
+        "/sso/",
+        "/sso/callback",
+        "/sso/callback/acme/x",
+        "/.well-known/x",
+        "/.well-known/petsem/3p/x",
+    ],
 )
 async def test_paths_near_the_pages_are_not_passed_on(path: str) -> None:
     """Each of them is spelt out."""

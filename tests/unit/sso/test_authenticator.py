@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Awaitable
+from urllib.parse import urlencode
 
 import pytest
 
@@ -13,6 +14,7 @@ from petsem.crypto import aead
 from petsem.errors import Code, PetsemError
 from petsem.sso.answers import Asked, Discharged, Interactive, Waiting
 from petsem.sso.sealing import spell, unspell
+from tests.support.oidc import EvilProvider
 from tests.unit.sso.world import URL, Requester, World, query_of
 
 PORT = 41_999
@@ -478,3 +480,27 @@ async def test_a_slow_renewal_is_polled_for(world: World, monkeypatch: pytest.Mo
 async def _ended(task: Awaitable[object]) -> None:
     with contextlib.suppress(PetsemError):
         await task
+
+
+async def test_a_code_is_not_shown_to_another_orgs_provider(world: World) -> None:
+    """A thief whose org has a provider of his own begins a sign-in to acme, and has that provider
+    send a person who followed his link on to acme's: the code that this gives never reaches him."""
+    thief = await world.begin()
+    begun = query_of(await world.away(thief))
+    assert begun["redirect_uri"] == f"{URL}/sso/callback/acme"
+    shown: list[str] = []
+
+    def steal(form: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        shown.append(form["code"])
+        return 400, {"content-type": "application/json"}, b'{"error":"invalid_grant"}'
+
+    with EvilProvider() as theirs:
+        theirs.token_reply = steal
+        evil = world.add("evil", issuer=theirs.issuer)
+        lure = await world.begin(world.ticket(evil), port=PORT)
+        asked = query_of(await world.away(lure))
+        assert asked["redirect_uri"] == f"{URL}/sso/callback/evil"
+        sent = {**begun, "state": asked["state"]}
+        came = world.provider.sign_in(f"{world.provider.issuer}/authorize?{urlencode(sent)}")
+        assert await refused(world.back(came)) is Code.DENIED
+    assert not shown

@@ -135,9 +135,11 @@ class World:
         assert typed is not None
         return await self.authenticator.confirm(who.flow, typed, self.cookie, "192.0.2.8")
 
-    async def back(self, came: dict[str, str], cookie: str | None = None) -> Going:
-        """The browser comes back from the provider."""
-        answer = Callback(came["state"], came.get("code"), came.get("iss"))
+    async def back(
+        self, came: dict[str, str], cookie: str | None = None, org: str = "acme"
+    ) -> Going:
+        """The browser comes back from the provider, to the redirect URI that that one knows."""
+        answer = Callback(org, came["state"], came.get("code"), came.get("iss"))
         sent = self.cookie if cookie is None else cookie
         return self.take(await self.authenticator.callback(answer, sent, "192.0.2.8"))
 

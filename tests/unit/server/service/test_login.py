@@ -11,11 +11,13 @@ import pytest
 from petsem.errors import Code, PetsemError
 from petsem.model import Kind
 from petsem.server.service.login import TICKET_LIFE_MS
-from petsem.tokens.text import parse_token
+from petsem.server.writer import Writer
+from petsem.tokens.macaroon import Macaroon, attenuate, bind_discharge
+from petsem.tokens.text import encode_part, encode_token, parse_token
 from petsem.tokens.ticket import Ticket, discharge, new_caveat_key, seal_ticket
 from petsem.wire import http
 from tests.support import people
-from tests.support.nodes import Running, running
+from tests.support.nodes import Running, call, running
 from tests.support.people import ALICE, SSO, bound, login, new_ticket, set_up, signed_in, token_for
 
 
@@ -40,7 +42,7 @@ async def test_alone_it_opens_nothing(node: Running) -> None:
     """Whoever steals the token without its discharge has nothing."""
     token, made = await login(node)
     assert node.verdict(token, action="secrets:write").reason == "DISCHARGE_MISSING"
-    unbound = f"{token},{people.encode_part(made)}"
+    unbound = f"{token},{encode_part(made)}"
     assert node.verdict(unbound, action="secrets:write").reason == "DISCHARGE_INVALID"
 
 
@@ -77,15 +79,46 @@ async def test_asked_again_it_is_the_same_token(node: Running) -> None:
     """An answer that was lost costs nothing; the id, the caveats and the time are the same."""
     ticket = new_ticket(node)
     made = signed_in(node, ticket)
-    first = await token_for(node, ticket, made)
+    first = await token_for(node, ticket, made, key="drawn")
     node.clock.advance(5)
-    again = await token_for(node, ticket, made)
+    again = await token_for(node, ticket, made, key="drawn")
     assert (again.id, again.expires_at) == (first.id, first.expires_at)
     assert node.verdict(bound(again.token, made), action="secrets:list").allowed
     for email, actions in (("bob@example.com", None), (ALICE, ["secrets:list"])):
         with pytest.raises(PetsemError) as caught:
-            await token_for(node, ticket, signed_in(node, ticket, email), actions)
+            await token_for(node, ticket, signed_in(node, ticket, email), actions, key="drawn")
         assert caught.value.code is Code.CONFLICT
+
+
+async def test_a_narrower_copy_does_not_give_the_token(node: Running) -> None:
+    """An API server has the copy and, from its verdict, the discharge as it was before it was
+    bound; that is no sign-in."""
+    token, made = await login(node, key="drawn")
+    root = attenuate(parse_token(token).root, ["action = secrets:list"])
+    sent = encode_token(root, [bind_discharge(root, made)])
+    verdict = node.verdict(sent, action="secrets:list")
+    seen = parse_token(sent).discharges[0]
+    unbound = Macaroon(seen.location, seen.identifier, seen.caveats, verdict.discharges[0])
+    assert unbound == made
+    for key in (None, "guessed"):
+        with pytest.raises(PetsemError) as caught:
+            await token_for(node, seen.identifier, unbound, key=key)
+        assert caught.value.code is Code.CONFLICT
+
+
+async def test_who_has_not_signed_in_does_not_reach_the_writer(
+    node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue of writes is not open to everybody, as this route is."""
+    asked: list[object] = []
+    monkeypatch.setattr(Writer, "submit", lambda _, job: asked.append(job))
+    ticket = new_ticket(node)
+    forged = discharge(ticket, new_caveat_key(), [f"user = {ALICE}"])
+    for data in (ticket, ticket[:-1] + bytes((ticket[-1] ^ 1,)), bytes(len(ticket))):
+        with pytest.raises(PetsemError) as caught:
+            await token_for(node, data, forged)
+        assert caught.value.code is Code.UNAUTHENTICATED
+    assert not asked
 
 
 async def test_actions_are_those_that_the_org_lets_people_do(node: Running) -> None:
@@ -164,7 +197,7 @@ async def test_forged_discharges(node: Running) -> None:
 async def test_what_is_no_ticket(node: Running, text: str) -> None:
     """It is refused before anything is looked up."""
     with pytest.raises(PetsemError) as caught:
-        await node.node.login.mint(http.LoginToken(text, "x"))
+        await node.node.login.mint(http.LoginToken(text, "x"), call())
     assert caught.value.code is Code.INVALID
 
 
@@ -175,7 +208,7 @@ async def test_what_is_no_discharge(node: Running) -> None:
     token, made = await login(node)
     for sent in ("nonsense", "", bound(token, made)):
         with pytest.raises(PetsemError) as caught:
-            await node.node.login.mint(http.LoginToken(text, sent))
+            await node.node.login.mint(http.LoginToken(text, sent), call())
         assert caught.value.code is Code.UNAUTHENTICATED
 
 
@@ -204,7 +237,7 @@ async def test_an_authenticators_key_signs_no_token(node: Running) -> None:
     data = forged.identifier[:18] + key_id + forged.identifier[34:]
     org = node.node.login.org_of(key_id)
     assert org is not None
-    text = people.encode_token(
+    text = encode_token(
         discharge(data, org.key, [c.cid.decode() for c in forged.caveats if c.vid is None])
     )
     assert node.verdict(text).reason == "UNKNOWN_KEY"

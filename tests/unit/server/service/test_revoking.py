@@ -19,6 +19,7 @@ from petsem.server.writer import Txn
 from petsem.tokens.reasons import Reason
 from petsem.wire import http
 from tests.support.nodes import Running, call, id_of, narrowed, outcome, refusal, running
+from tests.unit.server.service.test_exchanging import HOST, exchange
 
 ORG = Names("acme")
 
@@ -266,6 +267,35 @@ async def test_whoever_asks_may_end_his_own_first(node: Running, small_pieces: N
     tokens = [await node.reader(token=asker) for _ in range(6)]
     assert (await revoke(node, token=asker, all=True)).revoked == 7
     assert [state(node, each) for each in tokens] == [Reason.REVOKED] * 6
+
+
+@pytest.mark.parametrize("body", [{"all": True}, {"app": "web"}])
+async def test_what_is_renewed_meanwhile(
+    node: Running, small_pieces: None, body: dict[str, Any]
+) -> None:
+    """A service token of which the turn has not come yet leaves no successor that lives on; what
+    was exchanged meanwhile on the authority of others does."""
+    for _ in range(6):
+        await node.reader("app = web")
+    service = (await exchange(node, node.operator, host_key=HOST)).token
+    spared, made = node.operator, list[str]()
+    own = node.node.writer.submit
+
+    async def submit(job: Any) -> Any:
+        done = await own(job)
+        if not made:
+            node.node.writer.submit = own  # type: ignore[method-assign]
+            for token, shown in ((service, HOST), (spared, None)):
+                made.append((await exchange(node, token, shown=shown, host_key=HOST)).token)
+            made.append((await exchange(node, made[0], shown=HOST)).token)
+        return done
+
+    node.node.writer.submit = submit  # type: ignore[method-assign]
+    await revoke(node, **body)
+    listed = {each.id: each.state for each in node.node.tokens.list("acme", None, 500).tokens}
+    assert [listed[id_of(each)] for each in (service, *made)] == [
+        *("revoked", "revoked", "live", "revoked")
+    ]
 
 
 async def test_each_piece_counts_at_once(node: Running, small_pieces: None) -> None:

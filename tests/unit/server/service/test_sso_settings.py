@@ -86,6 +86,8 @@ async def test_a_change_keeps_the_key_of_tickets(node: Running) -> None:
         {"domains": ["com"]},
         {"domains": ["*.example.com"]},
         {"domains": ["a" * 250 + ".com"]},
+        {"domains": [f"{'a' * 60}.{'b' * 60}.{n}.com" for n in range(8)]},
+        {"domains": ["e" * 30 + ".com"], "actions": [f"x:{'y' * 240}{n}" for n in range(5)]},
         {"domains": ["example.com\n"]},
         {"groups": ["a\nb"]},
         {"issuer": "http://id.example.com"},

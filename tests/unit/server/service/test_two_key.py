@@ -182,6 +182,8 @@ async def test_the_end_of_the_grant(node: Running) -> None:
         assert await reads(node, whole) == "read"
         await node.revoke(id_of(ended))
         assert await reads(node, whole) == f"boot = {allowed.grant}.{allowed.position}"
+        with pytest.raises(PetsemError, match="again with 'petsem boot allow'"):
+            await node.fetch(token=whole, machine="m1")
     brief = with_discharge(token, await allow(node, await service(node), ticket_of(token)))
     node.clock.advance(599)
     assert await reads(node, brief) == "read"
