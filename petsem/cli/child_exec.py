@@ -41,14 +41,19 @@ def run_child(
     sys.stderr.flush()
     # Python ignores these two, and ignored signals stay ignored over execve: a child such as
     # `yes | head` would never end.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    ignored = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)
+    }
     try:
         os.execvpe(arguments[0], arguments, environ)  # noqa: S606 - no shell is what we want
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise invalid("arguments and environment are larger than the system takes") from None
         raise click.exceptions.Exit(_cannot_run(error)) from None
+    finally:
+        # Only if it could not be run: this process goes on, and must not die of a closed pipe.
+        for number, handler in ignored.items():
+            signal.signal(number, handler)
 
 
 def _cannot_run(error: OSError) -> int:
