@@ -110,6 +110,7 @@ def _capture(db: apsw.Connection, datadir: DataDir, writer: Writer, now_ms: int)
             frames=frames_in_wal(db),
             at_ms=now_ms,
             save_lost=partial(_save_lost, transactions, datadir),
+            anew=_report_anew,
             reached=writer.logging.reached,
         )
     except WalLost as e:
@@ -150,6 +151,14 @@ def _save_lost(transactions: TransactionLog, datadir: DataDir, fork: Position) -
         end=str(end),
         kept_in=str(kept.relative_to(datadir.path)),
         message="the log went beyond the database, which was restored from an older copy",
+    )
+
+
+def _report_anew(why: str) -> None:
+    log.warning(
+        "log_began_anew",
+        reason=why,
+        message="the log begins anew with a snapshot, and replicas that follow take one",
     )
 
 

@@ -35,6 +35,7 @@ class Leader:
         self.epochs: list[tuple[int, int]] = []
         self.txid = 0
         self.lost: list[Position] = []
+        self.anew: list[str] = []
         self.rig = Rig(directory)
         self._capture: Capture | None = None
 
@@ -64,6 +65,7 @@ class Leader:
             frames=self.rig.counted(),
             at_ms=1,
             save_lost=self.lost.append,
+            anew=self.anew.append,
             reached=self.reached,
         )
         if epochs[-1][0] != epoch:

@@ -6,12 +6,14 @@ was lost, or a log that lost what was appended and not synced, is answered with 
 whole database in the log, so that the log is never without a transaction that the database has.
 
 Transactions that wait to be logged become one LTX file if the caller lets them: each page once. On
-the thread that commits. It does not sync (`before_checkpoint` does), commit, or tell anybody.
+the thread that commits. It does not sync (`before_checkpoint` does) or commit, and all it tells is
+that the log begins anew, and why.
 """
 
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,8 @@ _HELD_PAGES: Final = 4_096
 """A transaction of more pages is read twice and streamed into the log."""
 
 Pages = Iterator[tuple[int, bytes]]
+Anew = Callable[[str], None]
+"""Told why the log begins anew with a snapshot, which costs every follower one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Capture:
         page1: bytes,
         tail: WalTail,
         *,
+        anew: Anew,
         reached: Reached = nothing,
     ) -> None:
         self.log = log
@@ -77,13 +82,14 @@ class Capture:
         self._tail = tail
         self._file = PageReader(database)
         self._page1 = page1
+        self._anew = anew
         self._reached = reached
         self._unread: list[_Unread] = []
         self._waiting: list[Captured] = []
         self._waiting_pages = 0
         self._logged = log.end
         self._last = (log.end or Position(0, 0), 0)
-        self._lost = False
+        self._lost: str | None = None
 
     @property
     def waiting_pages(self) -> int:
@@ -93,7 +99,7 @@ class Capture:
     def disturbed(self) -> None:
         """Somebody else has changed the database, and may have copied and restarted the WAL since:
         only a snapshot is whole. Call it before `committed`."""
-        self._lose()
+        self._lose("another process changed the database")
 
     def committed(self, frames: int, position: Position, at_ms: int) -> None:
         """The transaction at `position` was committed, and SQLite counts `frames` in the WAL. Its
@@ -101,8 +107,8 @@ class Capture:
         before, self._last = self._last[0], (position, at_ms)
         if position.txid != before.txid + 1:
             # Something else than that one transaction is in the WAL: only a snapshot is whole.
-            self._lose()
-        if not self._lost:
+            self._lose(f"{position} was committed behind {before}")
+        if self._lost is None:
             self._unread.append(_Unread(frames, position, at_ms))
 
     def reopened(self, frames: int, position: Position, at_ms: int) -> None:
@@ -128,16 +134,16 @@ class Capture:
             self._read(self._unread[-1].frames)
         if self.log.end != self._logged:
             # A sync failed, and nobody knows what the disk has of what came after the one before.
-            self._lose()
+            self._lose("the log lost what a failed sync had taken")
         try:
             while self._waiting:
                 group = self._group() if merged else self._waiting[:1]
                 self._write_group(group)
                 del self._waiting[: len(group)]
                 self._waiting_pages -= sum(len(each.commit.found) for each in group)
-        except (WalLost, LogGap, ChecksumTableError):
-            self._lose()
-        if self._lost:
+        except (WalLost, LogGap, ChecksumTableError) as e:
+            self._lose(str(e))
+        if self._lost is not None:
             self._write_snapshot(*self._last)
 
     def before_checkpoint(self, frames: int) -> bool:
@@ -145,7 +151,7 @@ class Capture:
         WAL, of `frames` frames by SQLite's count now, may be copied. Raises OSError."""
         self.write(merged=True)
         if frames != self._tail.frames and self._has_more(frames):
-            self._lose()
+            self._lose("the WAL has what no transaction told of")
             self.write(merged=True)
         self.log.sync()
         return self._tail.allow_restart(frames)
@@ -162,27 +168,18 @@ class Capture:
     def scan(self) -> Iterator[int]:
         """Fill in what the table does not know yet, some pages a step; at the end, ValueError if a
         page is not what it was when it was logged. Raises OSError as `write` does."""
-        table, end = self.table, self.log.end
-        assert end is not None
-        file = PageReader(self._database)
-
-        def read(size: int, offset: int) -> bytes:
-            return file.block(offset // PAGE_SIZE + 1, size // PAGE_SIZE)
-
-        try:
-            steps = scan(table, read, end, pages=RUN_PAGES)
-            while True:
-                # A page that waits could be in the file already, if somebody else copied the WAL.
-                self.write(merged=True)
-                if self.table is not table:
-                    # Made anew from the pages themselves, so there is nothing to compare.
-                    return
-                step = next(steps, None)
-                if step is None:
-                    break
-                yield step
-        finally:
-            file.close()
+        table = self.table
+        steps = self._scanning(self._end())
+        while True:
+            # A page that waits could be in the file already, if somebody else copied the WAL.
+            self.write(merged=True)
+            if self.table is not table:
+                # Made anew from the pages themselves, so there is nothing to compare.
+                return
+            step = next(steps, None)
+            if step is None:
+                break
+            yield step
         if not table.verify():
             raise ValueError("the pages of the database do not have the checksum of the log")
 
@@ -203,9 +200,10 @@ class Capture:
         except (WalLost, WalError):
             return True
 
-    def _lose(self) -> None:
+    def _lose(self, why: str) -> None:
         """What waits cannot be logged one by one any more."""
-        self._lost = True
+        if self._lost is None:
+            self._lost = why
         self._unread.clear()
         self._waiting.clear()
         self._waiting_pages = 0
@@ -219,15 +217,15 @@ class Capture:
     def _read(self, frames: int) -> None:
         """Take what was committed from the WAL, which holds `frames` frames. Raises OSError."""
         self._reached(CAPTURE)
-        if self._lost:
+        if self._lost is not None:
             return
         try:
             commits = self._tail.read(frames)
-        except (WalLost, WalError):
-            self._lose()
+        except (WalLost, WalError) as e:
+            self._lose(str(e))
             return
         if [each.end.frames for each in commits] != [each.frames for each in self._unread]:
-            self._lose()
+            self._lose("the WAL has other transactions than were committed")
             return
         unread, self._unread = self._unread, []
         self._wait_for(
@@ -296,14 +294,15 @@ class Capture:
         """Enter what the table does not know of the pages that change, from the database file: a
         page that was in the WAL before is known. WalLost if somebody else has copied the change
         into the file before it was logged."""
-        end = self.log.end
-        assert end is not None
         for pgno in self.table.unknown({1, *numbers}, size):
             page = self._file.read(pgno)
-            if page is None or (self._waits(pgno, page) and self._was_copied()):
-                raise WalLost(f"page {pgno} is not what it was before it was changed")
+            if page is None:
+                raise WalLost(f"the database file ends before page {pgno}")
+            if self._waits(pgno, page) and self._may_be_copied():
+                self._fill_all()
+                return
             if pgno == 1:
-                page = normalise(page, end.epoch, end.txid)
+                page = normalise(page, self._end().epoch, self._end().txid)
             self.table.fill(pgno, page_checksum(pgno, page))
 
     def _waits(self, pgno: int, page: bytes) -> bool:
@@ -312,15 +311,42 @@ class Capture:
             each.commit.page(pgno) == page for each in self._waiting if pgno in each.commit.found
         )
 
-    def _was_copied(self) -> bool:
-        """Whether somebody copied what waits into the file. SQLite copies pages in their order, so
-        the lowest one of the first transaction is there before any other. A single page proves
-        nothing: one of an index is what it was once an entry has come and gone."""
-        lowest = min(self._waiting[0].commit.found)
-        page = self._file.read(lowest)
-        return page is not None and self._waits(lowest, page)
+    def _may_be_copied(self) -> bool:
+        """Whether somebody may have copied what waits into the file. SQLite copies what the
+        transactions up to some one left, in the order of the pages, so the lowest page of those is
+        there before any other."""
+        lowest = sys.maxsize
+        for each in self._waiting:
+            first = min(each.commit.found)
+            if first < lowest:
+                lowest = first
+                page = self._file.read(lowest)
+                if page is not None and self._waits(lowest, page):
+                    return True
+        return False
+
+    def _fill_all(self) -> None:
+        """Enter everything that the table does not know. A page that is in the file as one of the
+        transactions that wait left it may have been copied there, or be again what it was, as page
+        1 is once the list of free pages has grown and shrunk: only all pages together tell."""
+        for _ in self._scanning(self._end()):
+            pass
+        if not self.table.verify():
+            raise WalLost("another process copied what was not logged into the database file")
+
+    def _scanning(self, end: Position) -> Iterator[int]:
+        def read(size: int, offset: int) -> bytes:
+            return self._file.block(offset // PAGE_SIZE + 1, size // PAGE_SIZE)
+
+        return scan(self.table, read, end, pages=RUN_PAGES)
+
+    def _end(self) -> Position:
+        end = self.log.end
+        assert end is not None
+        return end
 
     def _write_snapshot(self, position: Position, at_ms: int) -> None:
+        assert self._lost is not None
         tail = WalTail(Path(f"{self._database}-wal"))
         try:
             frames = _count_frames(self._database)
@@ -336,7 +362,8 @@ class Capture:
         self._tail.close()
         self._tail = tail
         self._logged = self.log.end
-        self._lost = False
+        why, self._lost = self._lost, None
+        self._anew(why)
 
 
 def _count_frames(database: Path) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from petsem.model import Position
-from petsem.replication.drivers.capture import Capture, Captured, log_snapshot, overlaid
+from petsem.replication.drivers.capture import Anew, Capture, Captured, log_snapshot, overlaid
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.log_types import LogError
@@ -38,13 +38,15 @@ def begin_capture(
     frames: int,
     at_ms: int,
     save_lost: Callable[[Position], None],
+    anew: Anew,
     reached: Reached = nothing,
 ) -> Capture:
     """Log what the WAL has beyond the log, and go on from there.
 
     `position` is the database's, `frames` SQLite's count of its WAL after recovery. `directory`
     may hold the saved table of checksums. `save_lost(fork)` is called before what the log has
-    beyond `fork` is cut. Raises OSError if the log cannot be written.
+    beyond `fork` is cut, `anew(why)` after a log that was there began anew, now or later. Raises
+    OSError if the log cannot be written.
     """
     tail = WalTail(Path(f"{database}-wal"))
     file = PageReader(database)
@@ -60,7 +62,11 @@ def begin_capture(
         if found is None:
             logged = len(commits)
             found = log_snapshot(log, commits, file, position, at_ms)
-        capture = Capture(database, log, *found, tail, reached=reached)
+            if end is not None and end.txid:
+                anew(
+                    f"the database was changed behind {end}, and not as the log and the WAL have it"
+                )
+        capture = Capture(database, log, *found, tail, anew=anew, reached=reached)
     except BaseException:
         tail.close()
         raise

@@ -65,6 +65,7 @@ class _Rig:
             frames=frames_in_wal(db),
             at_ms=0,
             save_lost=lambda _fork: None,
+            anew=lambda _why: None,
         )
         await self.writer.start(db, capture)
 

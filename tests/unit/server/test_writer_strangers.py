@@ -66,6 +66,7 @@ class _Rig:
             frames=frames,
             at_ms=0,
             save_lost=lambda _fork: None,
+            anew=lambda _why: None,
         )
 
     def stranger(self, *acts: Callable[[apsw.Connection], object]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from petsem.model import Position
 from petsem.replication.drivers.page_checksums import FILE_NAME
+from petsem.replication.drivers.wal_tail import WalTail
 from petsem.replication.image import PAGE_SIZE
 from tests.support.capturing import Leader
 from tests.support.rebuilt import wal_of
@@ -189,6 +190,51 @@ def test_a_page_that_is_again_what_it_was(leader: Leader) -> None:
     reopen(leader)
     leader.start(2)
     assert leader.look().files[: len(before)] == before
+
+
+def test_the_lowest_page_is_again_what_it_was(leader: Leader) -> None:
+    """The page that a checkpoint would have copied first is in the file as a transaction that waits
+    left it, and nobody copied anything: all pages together tell, and the log goes on."""
+
+    def change(content: str) -> None:
+        leader.write(f"UPDATE t SET x = {content} WHERE id = 2")
+
+    change("zeroblob(100)")
+    leader.checkpoint(TRUNCATE)
+    before = leader.look().files
+    change("randomblob(100)")
+    change("zeroblob(100)")
+    change("randomblob(100)")
+    leader.crash()
+    reopen(leader)
+    leader.start(2)
+    assert leader.look().files[: len(before)] == before
+    assert leader.anew == []
+    leader.write(insert(1))
+    leader.capture.write(merged=False)
+    leader.look()
+
+
+def test_a_copy_that_was_broken_off(leader: Leader) -> None:
+    """Somebody's checkpoint got no further than a page below all those of the first transaction
+    that waits."""
+    for table in ("low", "high"):
+        leader.write(f"CREATE TABLE {table} (x)", f"INSERT INTO {table} VALUES (1)")
+    leader.checkpoint(TRUNCATE)
+    leader.crash()
+    reopen(leader)
+    leader.start(2)
+    leader.write("UPDATE high SET x = 2")
+    leader.write("UPDATE low SET x = 2")
+    first, second = WalTail(wal_of(leader.database)).read()
+    (pgno,) = second.found
+    assert pgno < min(first.found)
+    with leader.database.open("r+b") as file:
+        file.seek((pgno - 1) * PAGE_SIZE)
+        file.write(second.page(pgno))
+    leader.capture.write(merged=True)
+    assert len(leader.anew) == 1
+    assert leader.look().files == [(1, leader.txid)]
 
 
 def test_somebody_copied_what_waits_during_the_scan(leader: Leader) -> None:
