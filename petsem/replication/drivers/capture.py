@@ -169,7 +169,7 @@ class Capture:
         """Fill in what the table does not know yet, some pages a step; at the end, ValueError if a
         page is not what it was when it was logged. Raises OSError as `write` does."""
         table = self.table
-        steps = self._scanning(self._end())
+        steps = _scanning(table, self._file, self._end())
         while True:
             # A page that waits could be in the file already, if somebody else copied the WAL.
             self.write(merged=True)
@@ -329,16 +329,8 @@ class Capture:
         """Enter everything that the table does not know. A page that is in the file as one of the
         transactions that wait left it may have been copied there, or be again what it was, as page
         1 is once the list of free pages has grown and shrunk: only all pages together tell."""
-        for _ in self._scanning(self._end()):
-            pass
-        if not self.table.verify():
+        if not all_hold(self.table, self._file, self._end()):
             raise WalLost("another process copied what was not logged into the database file")
-
-    def _scanning(self, end: Position) -> Iterator[int]:
-        def read(size: int, offset: int) -> bytes:
-            return self._file.block(offset // PAGE_SIZE + 1, size // PAGE_SIZE)
-
-        return scan(self.table, read, end, pages=RUN_PAGES)
 
     def _end(self) -> Position:
         end = self.log.end
@@ -416,6 +408,21 @@ def log_snapshot(
     log.append_stream(position.epoch, header, _chunks(header, pages(), lambda: change.rolling))
     table.accept(change)
     return table, next(pages())[1]
+
+
+def all_hold(table: PageChecksums, file: PageReader, end: Position) -> bool:
+    """Fill in what `table`, which is at `end`, does not know, and whether all pages together have
+    the checksum that it carried on."""
+    for _ in _scanning(table, file, end):
+        pass
+    return table.verify()
+
+
+def _scanning(table: PageChecksums, file: PageReader, end: Position) -> Iterator[int]:
+    def read(size: int, offset: int) -> bytes:
+        return file.block(offset // PAGE_SIZE + 1, size // PAGE_SIZE)
+
+    return scan(table, read, end, pages=RUN_PAGES)
 
 
 def overlaid(commits: Sequence[WalCommit], file: PageReader) -> tuple[int, Callable[[int], bytes]]:

@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from petsem.model import Position
-from petsem.replication.drivers.capture import Anew, Capture, Captured, log_snapshot, overlaid
+from petsem.replication.drivers.capture import (
+    Anew,
+    Capture,
+    Captured,
+    all_hold,
+    log_snapshot,
+    overlaid,
+)
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.log_types import LogError
@@ -127,7 +134,8 @@ def _table_at(
     assert end.checksum is not None
     size, page = overlaid(logged, file)
     table = load(directory, end, database)
-    if size != _size_at(log, end) or (table is not None and table.commit != size):
+    logged_size = _size_at(log, end)
+    if logged_size not in (None, size) or (table is not None and table.commit != size):
         return None
     page1 = page(1)
     saved = table is not None
@@ -140,11 +148,14 @@ def _table_at(
             # Somebody else wrote to the database after it was saved.
             return None
         table.fill(pgno, checksum)
+    if logged_size is None and not all_hold(table, file, end):
+        return None
     return table, page1
 
 
 def _size_at(log: TransactionLog, end: Position) -> int | None:
-    """The size of the database at the end of the log, in pages, as the log has it."""
+    """The size of the database at the end of the log, in pages; None if the transaction that left
+    it so is no longer in the log, which keeps none for ever."""
     try:
         return Header.parse(next(log.chunks(end.txid))[:HEADER_BYTES]).commit
     except (LogError, LtxError):

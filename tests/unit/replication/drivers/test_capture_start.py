@@ -342,6 +342,45 @@ def test_another_branch_was_restored(leader: Leader) -> None:
     assert leader.look().files == [(1, leader.txid)]
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_the_log_has_aged_out(leader: Leader, clean: bool) -> None:
+    """Nothing was written for longer than transactions are kept: the log goes on where it ends,
+    and no follower needs a snapshot."""
+    aged_out(leader, clean)
+    leader.start(2)
+    assert leader.anew == []
+    leader.write(insert(1))
+    leader.capture.write(merged=False)
+    assert [each.min_txid for each in leader.capture.log.infos()] == [leader.txid]
+    list(leader.capture.scan())
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_page_was_changed_behind_a_log_that_has_aged_out(leader: Leader, clean: bool) -> None:
+    """All pages together show it."""
+    aged_out(leader, clean)
+    with leader.database.open("r+b") as file:
+        file.seek(5 * PAGE_SIZE + 7)
+        file.write(b"changed")
+    leader.start(2)
+    assert len(leader.anew) == 1
+    leader.look()
+
+
+def aged_out(leader: Leader, clean: bool) -> None:
+    """A stop, and a log in which no transaction is left."""
+    leader.checkpoint(TRUNCATE)
+    log = leader.capture.log
+    log.roll()
+    log.drop_before(leader.txid)
+    assert list(log.infos()) == []
+    if clean:
+        leader.stop()
+    else:
+        leader.crash()
+    reopen(leader)
+
+
 def test_somebody_wrote_after_a_clean_stop(leader: Leader) -> None:
     """Into the WAL, which leaves size and time of the database file as they were: the saved table
     is not believed, and the log has the change."""
