@@ -22,14 +22,20 @@ from typing import Final, NamedTuple
 import apsw
 
 from petsem.model import Position
-from petsem.replication.drivers.database_file import RUN_PAGES, PageReader
+from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.log_types import LogGap
-from petsem.replication.drivers.page_checksums import save, scan
+from petsem.replication.drivers.page_checksums import save
 from petsem.replication.drivers.wal_tail import WalLost, WalTail
-from petsem.replication.image import PAGE_SIZE, canonical_pages, normalise, page_numbers
-from petsem.replication.ltx import Encoder, Header, encode, page_checksum
-from petsem.replication.ltx.checksum import CHECKSUM_FLAG
+from petsem.replication.drivers.whole_database import (
+    Pages,
+    all_hold,
+    chunks,
+    log_snapshot,
+    scanning,
+)
+from petsem.replication.image import PAGE_SIZE, canonical_pages, normalise
+from petsem.replication.ltx import Header, encode, page_checksum
 from petsem.replication.rolling import ChecksumTableError, PageChecksums
 from petsem.replication.steps import CAPTURE, Reached, nothing
 from petsem.replication.wal import WalCommit, WalError
@@ -37,7 +43,6 @@ from petsem.replication.wal import WalCommit, WalError
 _HELD_PAGES: Final = 4_096
 """A transaction of more pages is read twice and streamed into the log."""
 
-Pages = Iterator[tuple[int, bytes]]
 Anew = Callable[[str], None]
 """Told why the log begins anew with a snapshot, which costs every follower one."""
 
@@ -169,7 +174,7 @@ class Capture:
         """Fill in what the table does not know yet, some pages a step; at the end, ValueError if a
         page is not what it was when it was logged. Raises OSError as `write` does."""
         table = self.table
-        steps = _scanning(table, self._file, self._end())
+        steps = scanning(table, self._file, self._end())
         while True:
             # A page that waits could be in the file already, if somebody else copied the WAL.
             self.write(merged=True)
@@ -284,8 +289,8 @@ class Capture:
         if len(numbers) <= _HELD_PAGES:
             self.log.append(position.epoch, encode(header, source(), change.rolling))
         else:
-            chunks = _chunks(header, source(), lambda: change.rolling)
-            self.log.append_stream(position.epoch, header, chunks)
+            pieces = chunks(header, source(), lambda: change.rolling)
+            self.log.append_stream(position.epoch, header, pieces)
         self.table.accept(change)
         self._page1 = next(source())[1]
         self._logged = self.log.end
@@ -373,77 +378,3 @@ def _count_frames(database: Path) -> int:
             db.close(True)
     except apsw.Error as e:
         raise OSError(errno.EIO, "the WAL cannot be counted") from e
-
-
-def log_snapshot(
-    log: TransactionLog,
-    commits: Sequence[WalCommit],
-    file: PageReader,
-    position: Position,
-    at_ms: int,
-) -> tuple[PageChecksums, bytes]:
-    """Begin the log anew with the whole database at `position`, which is its file with `commits`,
-    all of its WAL, over it; the table of checksums and page 1."""
-    size, page = overlaid(commits, file)
-    table = PageChecksums()
-    header = Header(
-        flags=0,
-        page_size=PAGE_SIZE,
-        commit=size,
-        min_txid=1,
-        max_txid=position.txid,
-        timestamp_ms=at_ms,
-        pre_apply_checksum=0,
-    )
-
-    def pages() -> Pages:
-        for pgno in page_numbers(size):
-            found = page(pgno)
-            if pgno == 1:
-                found = normalise(found, position.epoch, position.txid)
-            yield pgno, found
-
-    change = table.plan(pages(), size)
-    log.reset()
-    log.append_stream(position.epoch, header, _chunks(header, pages(), lambda: change.rolling))
-    table.accept(change)
-    return table, next(pages())[1]
-
-
-def all_hold(table: PageChecksums, file: PageReader, end: Position) -> bool:
-    """Fill in what `table`, which is at `end`, does not know, and whether all pages together have
-    the checksum that it carried on."""
-    for _ in _scanning(table, file, end):
-        pass
-    return table.verify()
-
-
-def _scanning(table: PageChecksums, file: PageReader, end: Position) -> Iterator[int]:
-    def read(size: int, offset: int) -> bytes:
-        return file.block(offset // PAGE_SIZE + 1, size // PAGE_SIZE)
-
-    return scan(table, read, end, pages=RUN_PAGES)
-
-
-def overlaid(commits: Sequence[WalCommit], file: PageReader) -> tuple[int, Callable[[int], bytes]]:
-    """The size in pages, and each page, of a database file with the commits of its WAL over it."""
-    latest: dict[int, WalCommit] = {}
-    for commit in commits:
-        latest.update(dict.fromkeys(commit.found, commit))
-    size = commits[-1].size if commits else file.size_pages()
-
-    def page(pgno: int) -> bytes:
-        commit = latest.get(pgno)
-        found = commit.page(pgno) if commit is not None else file.read(pgno)
-        assert found is not None
-        return found
-
-    return size, page
-
-
-def _chunks(header: Header, pages: Pages, rolling: Callable[[], int]) -> Iterator[bytes]:
-    encoder = Encoder(header)
-    yield encoder.start()
-    for pgno, page in pages:
-        yield encoder.page(pgno, page)
-    yield encoder.finish(rolling() | CHECKSUM_FLAG)

@@ -12,19 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from petsem.model import Position
-from petsem.replication.drivers.capture import (
-    Anew,
-    Capture,
-    Captured,
-    all_hold,
-    log_snapshot,
-    overlaid,
-)
+from petsem.replication.drivers.capture import Anew, Capture, Captured
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.log_types import LogError
 from petsem.replication.drivers.page_checksums import load
 from petsem.replication.drivers.wal_tail import WalTail
+from petsem.replication.drivers.whole_database import all_hold, log_snapshot, overlaid
 from petsem.replication.image import normalise
 from petsem.replication.ltx import HEADER_BYTES, Header, LtxError, page_checksum
 from petsem.replication.rolling import PageChecksums
