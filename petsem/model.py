@@ -16,6 +16,7 @@ from petsem.errors import PetsemError, invalid
 _ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}", re.ASCII)
 _ATTRIBUTE = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{1,{limits.MACHINE_MAX_CHARS}}}", re.ASCII)
+_HOST_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _POSITION = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})(?:-([0-9a-f]{16}))?", re.ASCII)
 
 
@@ -151,6 +152,11 @@ def check_attribute(value: str, what: str) -> str:
             "comma or space"
         )
     return value
+
+
+def is_host_key(text: str) -> bool:
+    """Whether `text` may name a host's public key: a SHA-256 in lower-case hexadecimal digits."""
+    return _HOST_KEY.fullmatch(text) is not None
 
 
 def split_app(text: str) -> tuple[str, str]:

@@ -7,26 +7,22 @@ call cancels its RPC. It belongs to the event loop of its first call. All policy
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from types import TracebackType
-from typing import Self
 
 from petsem.clock import Clock, SystemClock
-from petsem.errors import invalid
 from petsem.model import Position
-from petsem_client.aio_calls import AioCalls, AioStream
+from petsem_client.aio_calls import AioCalls
+from petsem_client.aio_client import AioClient
 from petsem_client.bundle import Bundle
-from petsem_client.failures import Failure
 from petsem_client.fetching import FetchSession
 from petsem_client.replies import AppChanged
 from petsem_client.requests import Watch, checked_fetch, checked_watch
-from petsem_client.session import Step
 from petsem_client.shared import ATTEMPT_TIMEOUT_S, TIMEOUT_S, Shared
 from petsem_client.tour import Pause
 from petsem_client.transport import FETCH, WATCH, Pem, Security
 from petsem_client.watching import WatchSession
 
 
-class SecretReader:
+class SecretReader(AioClient):
     """Fetches and watches apps' secrets, at the first of several nodes that can answer.
 
     `endpoints`: gRPC addresses, `HOST:PORT` or `[IPv6]:PORT`, nearest first. `token`: never sent
@@ -51,14 +47,15 @@ class SecretReader:
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         clock: Clock | None = None,
     ) -> None:
-        self._calls = AioCalls(Security.of(ca, cert, key, insecure=insecure), "reader")
-        self._shared = Shared.of(
+        calls = AioCalls(Security.of(ca, cert, key, insecure=insecure), "reader")
+        shared = Shared.of(
             endpoints,
             token=token,
             clock=clock or SystemClock(),
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
         )
+        super().__init__(calls, shared)
 
     async def fetch(
         self,
@@ -92,17 +89,9 @@ class SecretReader:
             known=known,
             durable=durable,
         )
-        self._check_open()
+        self._calls.require_open()
         session = FetchSession(self._shared, wanted, timeout_s)
-        step: Bundle | Step = session.start()
-        while not isinstance(step, Bundle):
-            if isinstance(step, Pause):
-                await self._calls.pause(step)
-                step = session.resumed()
-                continue
-            came = await self._calls.send(FETCH, step)
-            step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
-        return step
+        return await self._calls.complete(FETCH, session)
 
     def watch(
         self, app: str, *, machine: str | None = None, after_version: int = 0
@@ -113,7 +102,7 @@ class SecretReader:
         reader is closed. Raises PetsemError for a refusal that will not pass by itself.
         """
         wanted = checked_watch(app, machine=machine, after_version=after_version)
-        self._check_open()
+        self._calls.require_open()
         return self._watch(wanted)
 
     async def _watch(self, wanted: Watch) -> AsyncGenerator[AppChanged, None]:
@@ -126,44 +115,10 @@ class SecretReader:
                 continue
             call = self._calls.open(WATCH, step)
             try:
-                while isinstance(came := await self._event(call, session), AppChanged):
+                while isinstance(came := await self._calls.news(call, session), AppChanged):
                     yield came
             finally:
                 call.cancel()
             if came is None:
                 return
             step = came
-
-    async def close(self) -> None:
-        """End every call and connection; twice is fine. Fetches under way fail, watches end."""
-        await self._calls.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"SecretReader({[str(endpoint) for endpoint in self._shared.endpoints]})"
-
-    def _check_open(self) -> None:
-        if self._calls.closed:
-            raise invalid("this reader is closed")
-
-    async def _event(self, call: AioStream, session: WatchSession) -> AppChanged | Step | None:
-        """The stream's next news, or the step after its end; None: the reader was closed."""
-        while True:
-            message = await self._calls.read(call)
-            if self._calls.closed:
-                return None
-            if isinstance(message, Failure):
-                return session.failed(message)
-            came = session.closed() if message is None else session.received(message)
-            if came is not None:
-                return came

@@ -12,12 +12,14 @@ from typing import Any
 
 import grpc.aio
 
-from petsem.errors import unavailable
+from petsem.errors import invalid, unavailable
 from petsem_client.endpoints import Endpoint
 from petsem_client.failures import Failure, Retry, client_closed, failure_of
-from petsem_client.session import Send
+from petsem_client.session import Send, Step
+from petsem_client.streaming import StreamSession, Told
 from petsem_client.tour import Pause
 from petsem_client.transport import CHANNEL_OPTIONS, Security, authorization
+from petsem_client.unary import Answer, UnarySession
 
 AioStream = grpc.aio.UnaryStreamCall[Any, bytes]
 
@@ -36,6 +38,36 @@ class AioCalls:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closing.is_set()
+
+    def require_open(self) -> None:
+        """Refuse whoever calls after `close`."""
+        if self.closed:
+            raise invalid(f"this {self._what} is closed")
+
+    async def complete(self, method: str, session: UnarySession[Answer]) -> Answer:
+        """Perform a session's steps until it has its answer."""
+        step: Answer | Step = session.start()
+        while isinstance(step, Send | Pause):
+            if isinstance(step, Pause):
+                await self.pause(step)
+                step = session.resumed()
+                continue
+            came = await self.send(method, step)
+            step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
+        return step
+
+    async def news(self, call: AioStream, session: StreamSession[Told]) -> Told | Step | None:
+        """What a stream brings that the caller is to be told, or the step after its end; None: the
+        client was closed."""
+        while True:
+            message = await self.read(call)
+            if self.closed:
+                return None
+            if isinstance(message, Failure):
+                return session.failed(message)
+            came = session.closed() if message is None else session.received(message)
+            if came is not None:
+                return came
 
     async def pause(self, pause: Pause) -> None:
         """Wait, or until the end."""

@@ -7,7 +7,7 @@ another node if need be, from where it was, until the verifier's own token is re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Never, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -18,19 +18,19 @@ from petsem_client.failures import Failure, Retry
 from petsem_client.feed import Feed, News
 from petsem_client.narrowing import FETCH_LIFE_S, WATCH_LIFE_S, Narrowed, Scope
 from petsem_client.replies import BrokenReply, freshness_of
-from petsem_client.session import Send, Session, Step
-from petsem_client.shared import Shared, checked_timeout
+from petsem_client.session import Send, Step
+from petsem_client.shared import Shared
 from petsem_client.streaming import StreamSession
-from petsem_client.tour import Ask, Patience
+from petsem_client.tour import Ask
+from petsem_client.unary import UnarySession
 from petsem_client.verdicts import Answers, Question, parse_answers
 
 _ACTION: Final = "tokens:verify"
-_ASK_PAUSE_MAX_S: Final = 2.0
 _FEED_PAUSE_MAX_S: Final = 5.0
 _NONCE_BYTES: Final = 16
 
 
-class AskSession(Session):
+class AskSession(UnarySession[Answers]):
     """One call of Verify or VerifyBatch, about tokens for one org."""
 
     def __init__(
@@ -46,22 +46,17 @@ class AskSession(Session):
         self._batch = batch
         messages = [question.message() for question in questions]
         request = pb.VerifyBatchRequest(requests=messages) if batch else messages[0]
-        self._body = request.SerializeToString()
-        whole_s = shared.timeout_s if timeout_s is None else checked_timeout(timeout_s)
-        patience = Patience(whole_s, shared.attempt_timeout_s, _ASK_PAUSE_MAX_S)
-        super().__init__(shared, Scope(org, None, None, FETCH_LIFE_S, _ACTION), patience)
+        scope = Scope(org, None, None, FETCH_LIFE_S, _ACTION)
+        super().__init__(shared, scope, request.SerializeToString(), timeout_s)
 
     def answered(self, body: bytes) -> Answers | Step:
-        """The last Send brought `body`: the answers, or the next step if it cannot be used."""
+        """An answer to each question, or the next step if it cannot be used."""
         try:
             answers = parse_answers(self._questions, body, batch=self._batch)
         except BrokenReply as broken:
             return self._broke(broken)
         self._shared.rotation.worked(self._asked)
         return answers
-
-    def _request(self, ask: Ask, token: Narrowed) -> Send:
-        return Send(ask.endpoint, self._body, token.text, ask.timeout_s)
 
 
 class Listener(Protocol):
@@ -80,7 +75,7 @@ class Listener(Protocol):
         """There is a gap."""
 
 
-class FeedSession(StreamSession):
+class FeedSession(StreamSession[Never]):
     """`start`; then `received` for each message, `failed` or `closed` when the stream ends."""
 
     def __init__(self, shared: Shared, org: str | None, listener: Listener) -> None:

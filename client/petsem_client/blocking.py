@@ -8,28 +8,23 @@ reader afterwards.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Sequence
-from types import TracebackType
-from typing import Self
 
 from petsem.clock import Clock, SystemClock
-from petsem.errors import invalid
 from petsem.model import Position
-from petsem_client.blocking_calls import BlockingCalls, BlockingStream
+from petsem_client.blocking_calls import BlockingCalls
+from petsem_client.blocking_client import BlockingClient
 from petsem_client.bundle import Bundle
-from petsem_client.failures import Failure
 from petsem_client.fetching import FetchSession
 from petsem_client.replies import AppChanged
 from petsem_client.requests import Watch, checked_fetch, checked_watch
-from petsem_client.session import Step
 from petsem_client.shared import ATTEMPT_TIMEOUT_S, TIMEOUT_S, Shared
 from petsem_client.tour import Pause
 from petsem_client.transport import FETCH, WATCH, Pem, Security
 from petsem_client.watching import WatchSession
 
 
-class SyncSecretReader:
+class SyncSecretReader(BlockingClient):
     """`SecretReader` for code without an event loop: the same arguments, calls and errors.
 
     Use it as a context manager, or `close` it.
@@ -50,15 +45,15 @@ class SyncSecretReader:
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         clock: Clock | None = None,
     ) -> None:
-        self._calls = BlockingCalls(Security.of(ca, cert, key, insecure=insecure), "reader")
-        self._shared = Shared.of(
+        calls = BlockingCalls(Security.of(ca, cert, key, insecure=insecure), "reader")
+        shared = Shared.of(
             endpoints,
             token=token,
             clock=clock or SystemClock(),
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
         )
-        self._lock = threading.Lock()
+        super().__init__(calls, shared)
 
     def fetch(
         self,
@@ -84,27 +79,17 @@ class SyncSecretReader:
             known=known,
             durable=durable,
         )
-        self._check_open()
+        self._calls.require_open()
         with self._lock:
             session = FetchSession(self._shared, wanted, timeout_s)
-            step: Bundle | Step = session.start()
-        while not isinstance(step, Bundle):
-            if isinstance(step, Pause):
-                self._calls.pause(step)
-                with self._lock:
-                    step = session.resumed()
-                continue
-            came = self._calls.send(FETCH, step)
-            with self._lock:
-                step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
-        return step
+        return self._calls.complete(FETCH, session, self._lock)
 
     def watch(
         self, app: str, *, machine: str | None = None, after_version: int = 0
     ) -> Generator[AppChanged, None, None]:
         """As `SecretReader.watch`; `close` from another thread ends it."""
         wanted = checked_watch(app, machine=machine, after_version=after_version)
-        self._check_open()
+        self._calls.require_open()
         return self._watch(wanted)
 
     def _watch(self, wanted: Watch) -> Generator[AppChanged, None, None]:
@@ -121,45 +106,10 @@ class SyncSecretReader:
             if call is None:
                 return
             try:
-                while isinstance(came := self._event(call, session), AppChanged):
+                while isinstance(came := self._calls.news(call, session, self._lock), AppChanged):
                     yield came
             finally:
                 call.cancel()
             if came is None:
                 return
             step = came
-
-    def close(self) -> None:
-        """End every call and connection; twice is fine. Fetches under way fail, watches end."""
-        self._calls.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"SyncSecretReader({[str(endpoint) for endpoint in self._shared.endpoints]})"
-
-    def _check_open(self) -> None:
-        if self._calls.closed:
-            raise invalid("this reader is closed")
-
-    def _event(self, call: BlockingStream, session: WatchSession) -> AppChanged | Step | None:
-        """The stream's next news, or the step after its end; None: the reader was closed."""
-        while True:
-            message = self._calls.read(call)
-            if self._calls.closed:
-                return None
-            with self._lock:
-                if isinstance(message, Failure):
-                    return session.failed(message)
-                came = session.closed() if message is None else session.received(message)
-            if came is not None:
-                return came

@@ -10,11 +10,14 @@ from typing import Protocol, cast
 
 import grpc
 
+from petsem.errors import invalid
 from petsem_client.endpoints import Endpoint
 from petsem_client.failures import Failure, client_closed, failure_of
-from petsem_client.session import Send
+from petsem_client.session import Send, Step
+from petsem_client.streaming import StreamSession, Told
 from petsem_client.tour import Pause
 from petsem_client.transport import CHANNEL_OPTIONS, Security, authorization
+from petsem_client.unary import Answer, UnarySession
 
 
 class BlockingStream(Protocol):
@@ -40,6 +43,42 @@ class BlockingCalls:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closing.is_set()
+
+    def require_open(self) -> None:
+        """Refuse whoever calls after `close`."""
+        if self.closed:
+            raise invalid(f"this {self._what} is closed")
+
+    def complete(self, method: str, session: UnarySession[Answer], lock: threading.Lock) -> Answer:
+        """Perform a session's steps until it has its answer; each is found under `lock`."""
+        with lock:
+            step: Answer | Step = session.start()
+        while isinstance(step, Send | Pause):
+            if isinstance(step, Pause):
+                self.pause(step)
+                with lock:
+                    step = session.resumed()
+                continue
+            came = self.send(method, step)
+            with lock:
+                step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
+        return step
+
+    def news(
+        self, call: BlockingStream, session: StreamSession[Told], lock: threading.Lock
+    ) -> Told | Step | None:
+        """What a stream brings that the caller is to be told, or the step after its end; None: the
+        client was closed."""
+        while True:
+            message = self.read(call)
+            if self.closed:
+                return None
+            with lock:
+                if isinstance(message, Failure):
+                    return session.failed(message)
+                came = session.closed() if message is None else session.received(message)
+            if came is not None:
+                return came
 
     def pause(self, pause: Pause) -> None:
         """Wait, or until the end."""

@@ -6,7 +6,8 @@ pause; a final refusal is raised. One that only ran out of its token's time is n
 
 from __future__ import annotations
 
-from typing import Final
+from abc import abstractmethod
+from typing import Final, Generic, TypeVar
 
 from petsem.errors import unavailable
 from petsem_client.failures import Failure, Retry
@@ -15,17 +16,23 @@ from petsem_client.session import Session, Step
 from petsem_client.shared import Shared
 from petsem_client.tour import Patience
 
+Told = TypeVar("Told")
+
 _LIVED_S: Final = 10.0
 """A stream that stood this long was a good one: what ends it starts a new tour."""
 _RENEW_BEFORE_S: Final = 30.0
 
 
-class StreamSession(Session):
-    """`start`; then, when a stream ends, `failed` or `closed`."""
+class StreamSession(Session, Generic[Told]):
+    """`start`; then `received` for each message, `failed` or `closed` when the stream ends."""
 
     def __init__(self, shared: Shared, scope: Scope, pause_max_s: float) -> None:
         self._opened_s = 0.0
         super().__init__(shared, scope, Patience(None, shared.attempt_timeout_s, pause_max_s))
+
+    @abstractmethod
+    def received(self, body: bytes) -> Told | Step | None:
+        """A message: what to tell the caller, None for nothing new, or a step off this stream."""
 
     def failed(self, failure: Failure) -> Step:
         """The stream ended with an error; its own deadline is only the time to narrow again."""

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from petsem.clock import Clock, SystemClock
-from petsem.errors import PetsemError, invalid
+from petsem.errors import PetsemError
 from petsem_client.asking import AskSession, FeedSession
 from petsem_client.blocking_calls import BlockingCalls, BlockingStream
-from petsem_client.failures import Failure
-from petsem_client.session import Step
+from petsem_client.blocking_client import BlockingClient
 from petsem_client.shared import ATTEMPT_TIMEOUT_S, TIMEOUT_S, Shared
 from petsem_client.tour import Pause
 from petsem_client.transport import VERIFY, VERIFY_BATCH, WATCH_REVOCATIONS, Pem, Security
-from petsem_client.verdicts import Answers, Question, Verdict
+from petsem_client.verdicts import Question, Verdict
 from petsem_client.verifying import (
     CACHE_MAX_BYTES,
     FEED_TIMEOUT_S,
@@ -34,7 +31,7 @@ from petsem_client.verifying import (
 _JOIN_S = 5.0
 
 
-class SyncTokenVerifier:
+class SyncTokenVerifier(BlockingClient):
     """`TokenVerifier` for code without an event loop: the same arguments, calls and errors.
 
     Use it as a context manager, or `close` it.
@@ -58,18 +55,18 @@ class SyncTokenVerifier:
         cache_max_bytes: int = CACHE_MAX_BYTES,
         clock: Clock | None = None,
     ) -> None:
-        self._calls = BlockingCalls(Security.of(ca, cert, key, insecure=insecure), "verifier")
-        self._shared = Shared.of(
+        calls = BlockingCalls(Security.of(ca, cert, key, insecure=insecure), "verifier")
+        shared = Shared.of(
             endpoints,
             token=token,
             clock=clock or SystemClock(),
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
         )
+        super().__init__(calls, shared)
         self._verifying = Verifying(
-            self._shared, org=org, feed_timeout_s=feed_timeout_s, cache_max_bytes=cache_max_bytes
+            shared, org=org, feed_timeout_s=feed_timeout_s, cache_max_bytes=cache_max_bytes
         )
-        self._lock = threading.Lock()
         self._following: threading.Thread | None = None
         self._stream: BlockingStream | None = None
 
@@ -82,7 +79,7 @@ class SyncTokenVerifier:
         timeout_s: float | None = None,
     ) -> Verdict:
         """As `TokenVerifier.verify`."""
-        self._check_open()
+        self._calls.require_open()
         with self._lock:
             found = self._verifying.ask(token, access, max_staleness_s)
         if isinstance(found, Verdict):
@@ -99,7 +96,7 @@ class SyncTokenVerifier:
         timeout_s: float | None = None,
     ) -> list[Verdict]:
         """As `TokenVerifier.verify_batch`."""
-        self._check_open()
+        self._calls.require_open()
         with self._lock:
             found = [
                 self._verifying.ask(text, access, max_staleness_s) for text, access in questions
@@ -125,46 +122,19 @@ class SyncTokenVerifier:
 
     def close(self) -> None:
         """End every call, the feed and all connections; twice is fine."""
-        self._calls.close()
+        super().close()
         following = self._following
         if following is not None and following is not threading.current_thread():
             following.join(_JOIN_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"SyncTokenVerifier({[str(endpoint) for endpoint in self._shared.endpoints]})"
-
-    def _check_open(self) -> None:
-        if self._calls.closed:
-            raise invalid("this verifier is closed")
 
     def _ask(
         self, org: str, questions: list[Question], timeout_s: float | None, *, batch: bool
     ) -> list[Verdict]:
         with self._lock:
             session = AskSession(self._shared, org, questions, batch=batch, timeout_s=timeout_s)
-            step: Answers | Step = session.start()
-        while not isinstance(step, Answers):
-            if isinstance(step, Pause):
-                self._calls.pause(step)
-                with self._lock:
-                    step = session.resumed()
-                continue
-            came = self._calls.send(VERIFY_BATCH if batch else VERIFY, step)
-            with self._lock:
-                step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
+        came = self._calls.complete(VERIFY_BATCH if batch else VERIFY, session, self._lock)
         with self._lock:
-            return list(map(self._verifying.learned, questions, step.answers))
+            return list(map(self._verifying.learned, questions, came.answers))
 
     def _follow(self) -> None:
         """See to it that the feed is followed, and give a silent one up."""
@@ -196,20 +166,13 @@ class SyncTokenVerifier:
                     return
                 self._stream = stream
                 try:
-                    step = self._until_its_end(stream, session)
+                    came = self._calls.news(stream, session, self._lock)
                 finally:
                     self._stream = None
                     stream.cancel()
+                if came is None:
+                    return
+                step = came
         except PetsemError as error:
             with self._lock:
                 self._verifying.refused(error)
-
-    def _until_its_end(self, stream: BlockingStream, session: FeedSession) -> Step:
-        while True:
-            message = self._calls.read(stream)
-            with self._lock:
-                if isinstance(message, Failure):
-                    return session.failed(message)
-                step = session.closed() if message is None else session.received(message)
-            if step is not None:
-                return step

@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from petsem.clock import Clock, SystemClock
-from petsem.errors import PetsemError, invalid
+from petsem.errors import PetsemError
 from petsem_client.aio_calls import AioCalls, AioStream
+from petsem_client.aio_client import AioClient
 from petsem_client.asking import AskSession, FeedSession
-from petsem_client.failures import Failure
-from petsem_client.session import Step
 from petsem_client.shared import ATTEMPT_TIMEOUT_S, TIMEOUT_S, Shared
 from petsem_client.tour import Pause
 from petsem_client.transport import VERIFY, VERIFY_BATCH, WATCH_REVOCATIONS, Pem, Security
-from petsem_client.verdicts import Answers, Question, Verdict
+from petsem_client.verdicts import Question, Verdict
 from petsem_client.verifying import (
     CACHE_MAX_BYTES,
     FEED_TIMEOUT_S,
@@ -32,7 +29,7 @@ from petsem_client.verifying import (
 )
 
 
-class TokenVerifier:
+class TokenVerifier(AioClient):
     """May this token do this? For API servers: asks nodes, and remembers what they allow.
 
     `endpoints`, `ca`, `cert`, `key`, `insecure`, `timeout_s`, `attempt_timeout_s`: as of
@@ -60,16 +57,17 @@ class TokenVerifier:
         cache_max_bytes: int = CACHE_MAX_BYTES,
         clock: Clock | None = None,
     ) -> None:
-        self._calls = AioCalls(Security.of(ca, cert, key, insecure=insecure), "verifier")
-        self._shared = Shared.of(
+        calls = AioCalls(Security.of(ca, cert, key, insecure=insecure), "verifier")
+        shared = Shared.of(
             endpoints,
             token=token,
             clock=clock or SystemClock(),
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
         )
+        super().__init__(calls, shared)
         self._verifying = Verifying(
-            self._shared, org=org, feed_timeout_s=feed_timeout_s, cache_max_bytes=cache_max_bytes
+            shared, org=org, feed_timeout_s=feed_timeout_s, cache_max_bytes=cache_max_bytes
         )
         self._following: asyncio.Task[None] | None = None
         self._stream: AioStream | None = None
@@ -93,7 +91,7 @@ class TokenVerifier:
         found = self._verifying.ask(token, access, max_staleness_s)
         if isinstance(found, Verdict) and not self._calls.closed:
             return found
-        self._check_open()
+        self._calls.require_open()
         assert isinstance(found, Question)
         self._follow()
         (verdict,) = await self._ask(found.access["org"], [found], timeout_s, batch=False)
@@ -111,7 +109,7 @@ class TokenVerifier:
 
         Raises PetsemError as `verify`, and then for all.
         """
-        self._check_open()
+        self._calls.require_open()
         found = [self._verifying.ask(text, access, max_staleness_s) for text, access in questions]
         for batch in in_batches(found):
             self._follow()
@@ -132,44 +130,19 @@ class TokenVerifier:
 
     async def close(self) -> None:
         """End every call, the feed and all connections; twice is fine."""
-        await self._calls.close()
+        await super().close()
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"TokenVerifier({[str(endpoint) for endpoint in self._shared.endpoints]})"
-
-    def _check_open(self) -> None:
-        if self._calls.closed:
-            raise invalid("this verifier is closed")
-
     async def _ask(
         self, org: str, questions: list[Question], timeout_s: float | None, *, batch: bool
     ) -> list[Verdict]:
         session = AskSession(self._shared, org, questions, batch=batch, timeout_s=timeout_s)
-        step: Answers | Step = session.start()
-        while not isinstance(step, Answers):
-            if isinstance(step, Pause):
-                await self._calls.pause(step)
-                step = session.resumed()
-                continue
-            came = await self._calls.send(VERIFY_BATCH if batch else VERIFY, step)
-            step = session.failed(came) if isinstance(came, Failure) else session.answered(came)
-        return list(map(self._verifying.learned, questions, step.answers))
+        came = await self._calls.complete(VERIFY_BATCH if batch else VERIFY, session)
+        return list(map(self._verifying.learned, questions, came.answers))
 
     def _follow(self) -> None:
         """See to it that the feed is followed, and give a silent one up."""
@@ -190,19 +163,13 @@ class TokenVerifier:
                     continue
                 self._stream = self._calls.open(WATCH_REVOCATIONS, step)
                 try:
-                    step = await self._until_its_end(self._stream, session)
+                    came = await self._calls.news(self._stream, session)
                 finally:
                     self._stream.cancel()
                     self._stream = None
+                if came is None:
+                    return
+                step = came
         except PetsemError as error:
             if not self._calls.closed:
                 self._verifying.refused(error)
-
-    async def _until_its_end(self, stream: AioStream, session: FeedSession) -> Step:
-        while True:
-            message = await self._calls.read(stream)
-            if isinstance(message, Failure):
-                return session.failed(message)
-            step = session.closed() if message is None else session.received(message)
-            if step is not None:
-                return step

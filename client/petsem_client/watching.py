@@ -20,7 +20,7 @@ from petsem_client.tour import Ask
 _PAUSE_MAX_S: Final = 15.0
 
 
-class WatchSession(StreamSession):
+class WatchSession(StreamSession[AppChanged]):
     """`start`; then `received` for each message, `failed` or `closed` when the stream ends."""
 
     def __init__(self, shared: Shared, wanted: Watch) -> None:

@@ -7,11 +7,11 @@ narrowed by org and time only, because a new token inherits its asker's caveats.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
+from petsem import base64url
 from petsem.cli.api import connect
 from petsem.cli.caveat_options import life_s
 from petsem.cli.credentials import token_in_file
@@ -21,14 +21,13 @@ from petsem.cli.output import note, show
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
 from petsem.errors import conflict, invalid
-from petsem.model import check_attribute
+from petsem.model import check_attribute, is_host_key
 from petsem.server.files import present, read_bounded, write_new
-from petsem.tokens.text import PREFIX, encode_body, parse_token
+from petsem.tokens.text import PREFIX, parse_token
 from petsem.wire.http import Boot, BootAllowed, Exchange, Exchanged
 
 _CERTIFICATE_MAX_BYTES = 64 * 1024
 _LIFE_S = range(60, 3_601)
-_HOST_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 _machine = click.option("--machine", metavar="ID", required=True, help="The machine.")
 _out = click.option(
@@ -77,7 +76,7 @@ def exchange_command(
             "name the host's key, with --host-cert FILE or --host-key HEX, or set PETSEM_CERT to "
             "its certificate"
         )
-    if host_key is not None and not _HOST_KEY.fullmatch(host_key):
+    if host_key is not None and not is_host_key(host_key):
         raise invalid(
             "--host-key is 64 lower-case hexadecimal digits; --host-cert takes it from the "
             "certificate"
@@ -136,7 +135,9 @@ def allow_command(
     body = Boot(
         app=app.app,
         machine=check_attribute(machine, "a machine"),
-        ticket=_spelt(_ticket_in(host_token_file or "") if ticket is None else _read(ticket)),
+        ticket=base64url.encode(
+            _ticket_in(host_token_file or "") if ticket is None else _read(ticket)
+        ),
         ttl_s=_life_s(ttl, 600),
     )
     with connect(run) as api:
@@ -174,10 +175,6 @@ def _key_of(path: str) -> str:
     if found is None:
         raise invalid("--host-cert holds no certificate in PEM or DER")
     return found
-
-
-def _spelt(ticket: bytes) -> str:
-    return encode_body(ticket).decode("ascii")
 
 
 def _read(ticket: str) -> bytes:

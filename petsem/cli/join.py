@@ -67,7 +67,7 @@ def join_command(
     """
     token = _join_token(run.environ, join_token_file)
     with server_extra(), quiet_grpc():
-        from petsem.server.config_keys import Address
+        from petsem.server.address import Address
         from petsem.server.join import join_cluster
 
     def address(text: str | None) -> Address | None:

@@ -1,48 +1,40 @@
-"""`petsem login` and `petsem logout`: a person's sign-in to an org.
+"""`petsem login`: a person's sign-in to an org.
 
 Guarantees: the token goes into a private file and nowhere else, unless `--out` asks for a copy;
-what the node answers is taken only if the token asks for the very discharge that was just made;
-`logout` forgets the sign-in whatever the nodes say, and says whether its token was revoked too.
+what the node answers is taken only if the token asks for the very discharge that was just made.
 Who may sign in and what for, the org and its provider decide.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import click
 
 from petsem.cli.api import connect
 from petsem.cli.browsers import local_browser
-from petsem.cli.caller import Caller
-from petsem.cli.credentials import Held
 from petsem.cli.failure import sentence_of
 from petsem.cli.logins import Login, Logins
-from petsem.cli.narrowing import Scope
 from petsem.cli.options import pass_run, remote
 from petsem.cli.output import Table, note, show, warn
-from petsem.cli.renewal import nodes_of
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
 from petsem.clock import rfc3339
-from petsem.errors import Code, PetsemError, conflict, invalid, not_found
+from petsem.errors import PetsemError, conflict, invalid
 from petsem.model import check_attribute, check_org
 from petsem.server.files import present, write_new
-from petsem.wire.http import Revoked
-
-_REVOKE: Final = "tokens:revoke"
+from petsem.tokens.authority import within_org_authority
 
 
 def _org_if_any(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
     return value if value is None or context.resilient_parsing else check_org(value)
 
 
-_org = click.argument("org", metavar="[ORG]", required=False, callback=_org_if_any)
+org_argument = click.argument("org", metavar="[ORG]", required=False, callback=_org_if_any)
 
 
 @click.command("login", cls=Command)
-@_org
+@org_argument
 @click.option(
     "--action",
     "actions",
@@ -103,62 +95,6 @@ def _signed_in(run: Run, org: str, actions: list[str] | None, *, no_browser: boo
         return permission_of(run, api, org, ticket, discharge, actions)
 
 
-@click.command("logout", cls=Command)
-@_org
-@remote
-@pass_run
-def logout_command(run: Run, org: str | None) -> None:
-    """Forget the sign-in to ORG (without ORG: the only one), and revoke its token."""
-    logins = Logins.of_environ(run.environ)
-    org = org or _only(logins)
-    if org not in logins.orgs():
-        raise not_found(f"nobody is signed in to {org} here")
-    login, problem = None, None
-    try:
-        login = logins.load(org)
-        revoked = login is not None and _revoke(run, login)
-    except PetsemError as error:
-        revoked, problem = False, error
-    with logins.locked():
-        logins.forget(org)
-    show(run, {"org": org, "revoked": revoked}, line=f"the sign-in to {org} is forgotten")
-    if revoked:
-        note("its token is revoked")
-    elif problem is not None:
-        _say_unrevoked(login, problem)
-
-
-def _say_unrevoked(login: Login | None, problem: PetsemError) -> None:
-    if login is None:
-        warn(f"its token was not revoked: {sentence_of(problem)}")
-        return
-    rest = f"without a new sign-in it opens nothing after {rfc3339(login.until_ms)}"
-    if problem.code is Code.DENIED:
-        note(f"its token was not revoked, since that takes {_REVOKE}; {rest}")
-    else:
-        warn(f"its token was not revoked: {sentence_of(problem)}; {rest}")
-
-
-def _revoke(run: Run, login: Login) -> bool:
-    """Whether there was anything left to revoke, now done."""
-    if login.token_life.is_over(run.clock.unix_ms()):
-        return False
-    caller = Caller(run, Held.of_login(login))
-    with connect(run, nodes=nodes_of(run, login), caller=caller) as api:
-        path = f"/v1/orgs/{login.org}/tokens/{login.token_id}"
-        api.change("DELETE", path, Revoked, Scope((_REVOKE,), login.org))
-    return True
-
-
-def _only(logins: Logins) -> str:
-    orgs = logins.orgs()
-    if not orgs:
-        raise not_found("nobody is signed in here")
-    if len(orgs) > 1:
-        raise invalid("there are several sign-ins; name one: petsem logout ORG (see: petsem login)")
-    return orgs[0]
-
-
 def _show_logins(run: Run) -> None:
     logins = Logins.of_environ(run.environ)
     found: list[Login] = []
@@ -209,4 +145,11 @@ def _told(login: Login) -> dict[str, object]:
 
 def _actions(given: tuple[str, ...]) -> list[str] | None:
     each = [value.strip() for text in given for value in text.split(",")]
-    return [check_attribute(value, "an action") for value in dict.fromkeys(each)] or None
+    asked = [check_attribute(value, "an action") for value in dict.fromkeys(each)]
+    # What this org allows the node says after the sign-in; this no org can, so nobody need sign in.
+    if not all(map(within_org_authority, asked)):
+        raise invalid(
+            "people of an org can do nothing of orgs: and nodes:, and of apps: only apps:admin; "
+            "leave the rest out of --action"
+        )
+    return asked or None

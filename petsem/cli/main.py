@@ -22,6 +22,7 @@ from petsem.cli import (
     keyring,
     log_commands,
     login,
+    logout,
     nodes,
     orgs,
     rotation,
@@ -106,7 +107,7 @@ for _command in (
     ),
     boot.boot_group,
     login.login_command,
-    login.logout_command,
+    logout.logout_command,
     _group(
         "token",
         "Mint, narrow, check and revoke tokens.",

@@ -1,10 +1,11 @@
 """The caller's token, narrowed to one call before it is sent.
 
-Guarantees: what leaves this machine allows one action, on what the call names, for a minute; a
+Guarantees: what `narrow` gives allows one action, on what the call names, for a minute; a
 node or a listener in between gains nothing that lasts. Narrowing is offline and needs no key.
 
 Does not decide anything: the node does, from the whole token. A mint call is narrowed by org and
-time only, because a new token inherits its asker's caveats.
+time only, because a new token inherits its asker's caveats. `bound` is for the few calls whose
+subject is the token itself, which travels whole there.
 """
 
 from __future__ import annotations

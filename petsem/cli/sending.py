@@ -1,9 +1,9 @@
 """One exchange with whichever node connects first.
 
-Guarantees: the token sent is narrowed to the call, and none is sent where there is no caller; the
-next address is tried only when the last one could not have received anything; an answer is bounded
-before it is decoded. Redirects and the environment's proxies are not followed: a token belongs to
-the address that was named and to nobody else.
+Guarantees: the token sent is narrowed to the call, but for one that ends itself, and none is sent
+where there is no caller; the next address is tried only when the last one could not have received
+anything; an answer is bounded before it is decoded. Redirects and the environment's proxies are
+not followed: a token belongs to the address that was named and to nobody else.
 
 Does not try again later; `api` does.
 """
@@ -19,7 +19,7 @@ import httpx
 
 import petsem
 from petsem.cli.addresses import Nodes
-from petsem.cli.narrowing import Scope, clock_offset_ms, narrow
+from petsem.cli.narrowing import Scope, bound, clock_offset_ms, narrow
 from petsem.cli.replies import NodeError, error_of, not_understood, seconds_of
 from petsem.clock import Clock
 from petsem.errors import Code, PetsemError, invalid
@@ -32,7 +32,8 @@ CLOCKS_AGREE_MS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What to send. `key` is the `Idempotency-Key` of a change, None if nothing changes."""
+    """What to send. `key` is the `Idempotency-Key` of a change, None if nothing changes. `whole`:
+    the token is not narrowed."""
 
     method: str
     path: str
@@ -40,6 +41,7 @@ class Call:
     params: Mapping[str, str | int] | None = None
     content: bytes | None = field(default=None, repr=False)
     key: str | None = None
+    whole: bool = False
 
     def headers(self) -> dict[str, str]:
         """The headers of this call, the token apart."""
@@ -128,7 +130,7 @@ class Sender:
         try:
             return self._exchange(call)
         except NodeError as error:
-            if error.detail.reason != "EXPIRED" or error.server_time_ms is None:
+            if error.detail.reason != "EXPIRED" or error.server_time_ms is None or call.whole:
                 raise
             offset_ms = clock_offset_ms(error.server_time_ms, self._clock.unix_ms())
             if abs(offset_ms - self._offset_ms) < CLOCKS_AGREE_MS:
@@ -156,7 +158,10 @@ class Sender:
         if self._caller is None:
             return {}
         whole = self._caller.token(call.scope.org)
-        token = narrow(whole, call.scope, self._clock.unix_ms() + self._offset_ms)
+        if call.whole:
+            token = bound(whole)
+        else:
+            token = narrow(whole, call.scope, self._clock.unix_ms() + self._offset_ms)
         return {"authorization": f"Bearer {token}"}
 
     def _ask(self, at: int, call: Call, headers: Mapping[str, str]) -> bytes:

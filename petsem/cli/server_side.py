@@ -57,7 +57,7 @@ def init_command(
 ) -> None:
     """Make a new cluster of one node in the empty place DIR."""
     with server_extra():
-        from petsem.server.config_keys import Address
+        from petsem.server.address import Address
         from petsem.server.init import init_cluster
 
     made = init_cluster(

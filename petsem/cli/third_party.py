@@ -9,8 +9,6 @@ Does not wait for anybody: `waiting` does.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 import secrets
@@ -20,6 +18,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from petsem import base64url
 from petsem.cli.ageing import earliest_end_s
 from petsem.cli.logins import SESSION_MAX_CHARS
 from petsem.cli.narrowing import Scope
@@ -74,11 +73,11 @@ class PollSecret:
     @property
     def commitment(self) -> str:
         """Its SHA-256, in unpadded base64url."""
-        return _spell(hashlib.sha256(self._bytes).digest())
+        return base64url.encode(hashlib.sha256(self._bytes).digest())
 
     def reveal(self) -> str:
         """The secret itself, in unpadded base64url."""
-        return _spell(self._bytes)
+        return base64url.encode(self._bytes)
 
 
 def ask(
@@ -163,7 +162,7 @@ def _discharge(
         raise not_understood() from refused
     until_s = earliest_end_s(token.root)
     nested = token.discharges or any(each.vid is not None for each in token.root.caveats)
-    if nested or until_s is None or token.root.identifier != unspelt(ticket):
+    if nested or until_s is None or token.root.identifier != _bytes_of(ticket):
         raise not_understood()
     session = None if answer.session is UNSET else answer.session
     if session is not None and not 0 < len(session) <= SESSION_MAX_CHARS:
@@ -174,22 +173,13 @@ def _discharge(
 
 def asks_for(root: Macaroon, ticket: str) -> bool:
     """Whether a token has the caveat with that ticket."""
-    wanted = unspelt(ticket)
+    wanted = _bytes_of(ticket)
     return any(each.vid is not None and each.cid == wanted for each in root.caveats)
 
 
-def spelt(ticket: bytes) -> str:
-    """A ticket as it is asked about."""
-    return _spell(ticket)
-
-
-def unspelt(text: str) -> bytes:
+def _bytes_of(ticket: str) -> bytes:
     """The bytes of a ticket; `internal` for what no authenticator takes."""
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise not_understood() from error
-
-
-def _spell(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    data = base64url.decode(ticket)
+    if data is None:
+        raise not_understood()
+    return data

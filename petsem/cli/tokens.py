@@ -26,11 +26,13 @@ from petsem.wire.http import Mint, Minted, RootKeyRotated, TokenInfo, TokenList
 
 _CLOCKS_APART_S = 60
 _A_DAY_S = 86_400
+_KINDS = [kind.text for kind in Kind if kind is not Kind.PERSON]
+"""A person's token comes from signing in."""
 
 
 @click.command("create", cls=Command)
 @caveat_options
-@click.option("--kind", type=click.Choice([kind.text for kind in Kind]), help="What it stands for.")
+@click.option("--kind", type=click.Choice(_KINDS), help="What it stands for.")
 @click.option("--label", metavar="TEXT", help="For people; no identity.")
 @click.option("--out", metavar="FILE", help="Write it to a new file of mode 0600, not to stdout.")
 @remote
@@ -108,6 +110,9 @@ def list_command(run: Run, org: str | None, state: str | None) -> None:
     ]
     columns = ("ID", "SUBJECT", "LABEL", "STATE", "EXPIRES", "MADE BY", "LAST SEEN", "CAVEATS")
     show(run, {"tokens": shown}, Table(columns, rows))
+    if not shown and not run.is_json:
+        which = "token" if state is None else f"{state} token"
+        note(f"there is no {which} of {org or 'the cluster key'}")
 
 
 @click.command("rotate-key", cls=Command)

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from petsem import base64url
 from petsem.cli.addresses import Nodes
 from petsem.cli.browsers import local_browser
 from petsem.cli.credentials import Held, held_token, token_in_file
@@ -114,11 +115,10 @@ def _of_token(
     run: Run, token: UnverifiedToken, tickets: list[bytes], *, no_browser: bool
 ) -> tuple[str, int]:
     from petsem.cli.sign_in import sign_in
-    from petsem.cli.third_party import spelt
 
     browser = None if no_browser else local_browser(run.environ)
     nodes = Nodes.of_environ(run.environ, insecure=run.insecure)
-    made = [sign_in(run, nodes, spelt(ticket), browser) for ticket in tickets]
+    made = [sign_in(run, nodes, base64url.encode(ticket), browser) for ticket in tickets]
     kept = [each for each in token.discharges if each.identifier not in tickets]
     added = [parse_token(each.discharge).root for each in made]
     return encode_token(token.root, [*kept, *added]), min(each.until_ms for each in made)

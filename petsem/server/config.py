@@ -19,8 +19,9 @@ from typing import Any, Final, Literal
 from petsem.errors import PetsemError, invalid
 from petsem.replication.retention import Retention
 from petsem.server import files
+from petsem.server.address import Address
 from petsem.server.client_ip import IPNetwork
-from petsem.server.config_keys import KEYS, Address, Key
+from petsem.server.config_keys import KEYS, Key
 from petsem.server.datadir import DataDir
 
 _CONFIG_MAX_BYTES: Final = 64 * 1024

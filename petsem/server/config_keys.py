@@ -7,76 +7,16 @@ two keys must agree on.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from petsem import limits
-from petsem.errors import PetsemError, invalid
-from petsem.server.client_ip import IPNetwork
-from petsem.server.datadir import check_region
+from petsem.server import config_values as values
 
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
-_PORT = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
-_ALL_DIGITS_AND_DOTS = re.compile(r"[0-9.]+", re.ASCII)
-_TEXT_MAX_CHARS: Final = 4096
-_COMMAND_MAX_WORDS: Final = 64
-_PROXIES_MAX: Final = 64
-_SIZE_MAX: Final = 65_536
-_TIME_MAX_S: Final = 3_600.0
-_TIME_MIN_S: Final = 0.1
-
-DRAIN_S: Final = 20
-HTTP_KEEP_ALIVE_S: Final = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: an IP address or a host name, and a port (0: any free one)."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """True only for what this machine alone can reach; a name other than localhost is not."""
-        if self.host.lower() == "localhost":
-            return True
-        try:
-            found = ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-            return found.ipv4_mapped.is_loopback
-        return found.is_loopback
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """`HOST:PORT`, an IPv6 host in brackets; `invalid` for anything else."""
-        host, colon, port = text.rpartition(":")
-        if not colon or _PORT.fullmatch(port) is None or int(port) > 65_535:
-            raise _not_an_address()
-        try:
-            if host.startswith("[") and host.endswith("]"):
-                return cls(str(ipaddress.IPv6Address(host[1:-1])), int(port))
-            if _ALL_DIGITS_AND_DOTS.fullmatch(host):
-                return cls(str(ipaddress.IPv4Address(host)), int(port))
-        except ValueError:
-            raise _not_an_address() from None
-        if _HOST_NAME.fullmatch(host) is None:
-            raise _not_an_address()
-        return cls(host, int(port))
-
-
-def _not_an_address() -> PetsemError:
-    return invalid("an address is HOST:PORT, such as 127.0.0.1:7400, [::1]:7400 or 0.0.0.0:7400")
+_DRAIN_S: Final = 20
+_HTTP_KEEP_ALIVE_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,100 +36,6 @@ class Key:
     example: str = ""
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= _TEXT_MAX_CHARS or "\0" in value:
-        raise ValueError
-    return value
-
-
-def _region(value: Any, _base: Path) -> str:
-    return check_region(_text(value))
-
-
-def _address(value: Any, _base: Path) -> Address:
-    return Address.parse(_text(value))
-
-
-def _reachable(value: Any, base: Path) -> Address:
-    found = _address(value, base)
-    if found.port == 0:
-        raise ValueError
-    return found
-
-
-def _public_url(value: Any, _base: Path) -> str:
-    url = _text(value).removesuffix("/")
-    if not (url.isascii() and url.isprintable()) or any(c in url for c in " ?#@\\\"'<>;,"):
-        raise ValueError
-    parts = urlsplit(url)
-    if not parts.hostname or parts.port == 0 or parts.path:
-        raise ValueError
-    loopback = Address(parts.hostname, 0).is_loopback
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
-        raise ValueError
-    return url
-
-
-def _path(value: Any, base: Path) -> Path:
-    return base / _text(value)
-
-
-def _flag(value: Any, _base: Path) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _networks(value: Any, _base: Path) -> tuple[IPNetwork, ...]:
-    if not isinstance(value, list) or len(value) > _PROXIES_MAX:
-        raise ValueError
-    # `ip_network` takes integers too, so the type is checked first.
-    return tuple(ipaddress.ip_network(_text(item)) for item in value)
-
-
-def _command(value: Any, _base: Path) -> tuple[str, ...]:
-    if not isinstance(value, list) or not 0 < len(value) <= _COMMAND_MAX_WORDS:
-        raise ValueError
-    return tuple(_text(item) for item in value)
-
-
-def _one_of(*choices: str) -> Callable[[Any, Path], str]:
-    def read(value: Any, _base: Path) -> str:
-        if value not in choices:
-            raise ValueError
-        return str(value)
-
-    return read
-
-
-def _count(value: Any, _base: Path) -> int:
-    if type(value) is not int or not 1 <= value <= _SIZE_MAX:
-        raise ValueError
-    return value
-
-
-def _seconds(value: Any, _base: Path) -> float:
-    # `not (a <= value <= b)` also refuses NaN.
-    if type(value) not in (int, float) or not _TIME_MIN_S <= value <= _TIME_MAX_S:
-        raise ValueError
-    return float(value)
-
-
-def _whole_seconds(value: Any, _base: Path) -> int:
-    if type(value) is not int or not 1 <= value <= _TIME_MAX_S:
-        raise ValueError
-    return value
-
-
-def _between(least: int, most: int) -> Callable[[Any, Path], int]:
-    def read(value: Any, _base: Path) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError
-        return value
-
-    return read
-
-
 def _bounds(least: int, most: int) -> str:
     return f"{least} to {most}"
 
@@ -200,22 +46,22 @@ _LOG_AGE_H = (1, 366 * 24)
 _LOG_KEEP_MIB = (0, 1024 * 1024)
 _BIND = "HOST:PORT; port 0 takes any free one"
 _PEM = "path of a PEM file"
-_COUNT_BOUNDS = f"1 to {_SIZE_MAX}"
-_TIME_BOUNDS = f"{_TIME_MIN_S} to {_TIME_MAX_S:g}"
-_WHOLE_TIME_BOUNDS = f"1 to {_TIME_MAX_S:g}"
+_COUNT_BOUNDS = f"1 to {values.COUNT_MAX}"
+_TIME_BOUNDS = f"{values.TIME_MIN_S} to {values.TIME_MAX_S:g}"
+_WHOLE_TIME_BOUNDS = f"1 to {values.TIME_MAX_S:g}"
 
 
 def _size_key(name: str, default: int, unit: str, about: str) -> Key:
-    return Key("limits", name, _count, str(default), unit, _COUNT_BOUNDS, about)
+    return Key("limits", name, values.count, str(default), unit, _COUNT_BOUNDS, about)
 
 
 def _time_key(name: str, default: float, about: str) -> Key:
-    return Key("limits", name, _seconds, str(default), "seconds", _TIME_BOUNDS, about)
+    return Key("limits", name, values.seconds, str(default), "seconds", _TIME_BOUNDS, about)
 
 
 def _whole_time_key(name: str, default: int, about: str) -> Key:
     unit = "whole seconds"
-    return Key("limits", name, _whole_seconds, str(default), unit, _WHOLE_TIME_BOUNDS, about)
+    return Key("limits", name, values.whole_seconds, str(default), unit, _WHOLE_TIME_BOUNDS, about)
 
 
 def _tls_keys(section: str) -> tuple[Key, ...]:
@@ -223,7 +69,7 @@ def _tls_keys(section: str) -> tuple[Key, ...]:
         Key(
             section,
             "cert",
-            _path,
+            values.path,
             "",
             "path",
             _PEM,
@@ -234,7 +80,7 @@ def _tls_keys(section: str) -> tuple[Key, ...]:
         Key(
             section,
             "key",
-            _path,
+            values.path,
             "",
             "path",
             _PEM + ", mode 0600",
@@ -244,7 +90,7 @@ def _tls_keys(section: str) -> tuple[Key, ...]:
         Key(
             section,
             "client_ca",
-            _path,
+            values.path,
             "",
             "path",
             _PEM,
@@ -258,7 +104,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "node",
         "region",
-        _region,
+        values.region,
         "",
         "name",
         f"1 to {limits.REGION_MAX_CHARS} lower-case letters, digits and hyphens",
@@ -268,7 +114,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "http",
         "bind",
-        _address,
+        values.address,
         '"127.0.0.1:7400"',
         "address",
         _BIND,
@@ -278,17 +124,17 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "http",
         "trusted_proxies",
-        _networks,
+        values.networks,
         "[]",
         "list of networks",
-        f"at most {_PROXIES_MAX} in CIDR form",
+        f"at most {values.NETWORKS_MAX} in CIDR form",
         "Peers whose `X-Forwarded-For` is believed; of nobody else is it read.",
         '["10.0.0.0/8"]',
     ),
     Key(
         "http",
         "open_metrics",
-        _flag,
+        values.flag,
         "false",
         "true or false",
         "",
@@ -297,7 +143,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "http",
         "open_schema",
-        _flag,
+        values.flag,
         "true",
         "true or false",
         "",
@@ -306,7 +152,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "grpc",
         "bind",
-        _address,
+        values.address,
         '"127.0.0.1:7401"',
         "address",
         _BIND,
@@ -316,7 +162,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "peer",
         "bind",
-        _address,
+        values.address,
         '"127.0.0.1:7402"',
         "address",
         _BIND,
@@ -325,7 +171,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "peer",
         "advertise",
-        _reachable,
+        values.reachable,
         "",
         "address",
         "HOST:PORT, no port 0",
@@ -336,7 +182,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "peer",
         "upstream",
-        _reachable,
+        values.reachable,
         "",
         "address",
         "HOST:PORT, no port 0",
@@ -347,7 +193,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "keyring",
         "file",
-        _path,
+        values.path,
         "",
         "path",
         "a file of mode 0600",
@@ -358,10 +204,10 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "keyring",
         "command",
-        _command,
+        values.command,
         "",
         "list of words",
-        f"1 to {_COMMAND_MAX_WORDS}",
+        f"1 to {values.COMMAND_MAX_WORDS}",
         "A program that prints the keyring within 10 seconds; run without a shell, in the data "
         "directory. Not together with `file`.",
         '["/usr/local/bin/fetch-keyring", "petsem"]',
@@ -369,7 +215,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "sso",
         "url",
-        _public_url,
+        values.public_url,
         "",
         "URL",
         "https://HOST or https://HOST:PORT; http on loopback",
@@ -413,18 +259,18 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     _whole_time_key(
         "http_keep_alive_s",
-        HTTP_KEEP_ALIVE_S,
+        _HTTP_KEEP_ALIVE_S,
         "An idle HTTP connection is closed after this long.",
     ),
     _whole_time_key(
         "drain_s",
-        DRAIN_S,
+        _DRAIN_S,
         "On SIGTERM, requests in progress have this long to finish.",
     ),
     Key(
         "log",
         "level",
-        _one_of("debug", "info", "warning", "error"),
+        values.one_of("debug", "info", "warning", "error"),
         '"info"',
         "word",
         "debug, info, warning or error",
@@ -433,7 +279,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "log",
         "format",
-        _one_of("auto", "json", "pretty"),
+        values.one_of("auto", "json", "pretty"),
         '"auto"',
         "word",
         "auto, json or pretty",
@@ -442,7 +288,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "log",
         "transactions_max_mib",
-        _between(*_LOG_MAX_MIB),
+        values.between(*_LOG_MAX_MIB),
         str(limits.LOG_MAX_BYTES // _MIB),
         "MiB",
         _bounds(*_LOG_MAX_MIB),
@@ -452,7 +298,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "log",
         "transactions_max_age_h",
-        _between(*_LOG_AGE_H),
+        values.between(*_LOG_AGE_H),
         str(int(limits.LOG_MAX_AGE_S) // 3600),
         "hours",
         _bounds(*_LOG_AGE_H),
@@ -462,7 +308,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "log",
         "transactions_keep_mib",
-        _between(*_LOG_KEEP_MIB),
+        values.between(*_LOG_KEEP_MIB),
         str(limits.LOG_KEPT_BYTES // _MIB),
         "MiB",
         _bounds(*_LOG_KEEP_MIB),

@@ -20,12 +20,12 @@ from urllib.parse import unquote
 
 from petsem import limits
 from petsem.errors import invalid, unavailable
-from petsem.server.auth import Request
 from petsem.server.client_ip import IPNetwork, client_ip
 from petsem.server.host_key import HOST_KEY, HostKey, given
 from petsem.server.peer.dial import FORWARD
 from petsem.server.peer.handlers import PeerMethod
 from petsem.server.peer.membership import Member
+from petsem.server.principal import Request
 from petsem.wire import petsem_pb2 as pb
 
 Scope = MutableMapping[str, Any]
@@ -48,7 +48,7 @@ _PASSED: Final = frozenset(
 )
 _SIGN_IN: Final = frozenset({"/.well-known/petsem/3p", "/.well-known/petsem/3p/poll"})
 _PAGE: Final = re.compile(r"/sso(?:/callback/[a-z0-9-]{1,63})?")
-_PASSED_OF_BROWSERS: Final = _PASSED | {b"cookie", b"sec-fetch-site"}
+_PASSED_OF_BROWSERS: Final = _PASSED | {b"cookie", b"sec-fetch-site", b"origin", b"host"}
 """Beside what every route reads: only the pages are for browsers, and only they read these."""
 _METHODS: Final = frozenset({"GET", "POST", "PATCH", "DELETE"})
 _PATHS: Final = ("/v1/", "/petsem.v1.")

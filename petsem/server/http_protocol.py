@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from petsem import limits
 from petsem.server import http_refusals as refusals
+from petsem.server import policy
 from petsem.server.coalescing import CoalescingTransport
 from petsem.server.host_key import HOST_KEY, HostKey, of_connection
 from petsem.server.http_refusals import Refusal
@@ -29,6 +30,7 @@ from petsem.server.http_refusals import Refusal
 _LINGER_S: Final = 2.0
 _OVERFLOW_ANSWERED: Final = 256
 """Connections over the cap that still get an answer; those beyond are dropped without one."""
+_CONNECT_PATHS: Final = policy.RPC_PATHS.encode("ascii")
 _WATCHED: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"upgrade"}
 )
@@ -199,7 +201,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 if version != "1.1" or value.strip().lower() != b"chunked":
                     return refusals.TRANSFER_ENCODING
             elif name == b"content-encoding":
-                if value.strip().lower() != b"identity":
+                # Connect has an answer of its own to this, which its door gives.
+                if value.strip().lower() != b"identity" and not self._asks_connect():
                     return refusals.CONTENT_ENCODING
             elif value.strip().lower() == b"websocket":
                 return refusals.WEBSOCKET
@@ -208,6 +211,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             return refusals.HOST
         return None
+
+    def _asks_connect(self) -> bool:
+        """Whether the request, as far as it was read, is a call of Connect's."""
+        return self._phase is not _Phase.BETWEEN and self.url.startswith(_CONNECT_PATHS)
 
     def _headers_too_large(self) -> Refusal:
         return refusals.headers_too_large(self.limits.headers_max_bytes)
@@ -298,7 +305,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 self._close()
                 return
         if answering or self._phase is not _Phase.BODY:
-            self.transport.write(refusal.encode(self.server_state.default_headers))
+            default = self.server_state.default_headers
+            self.transport.write(refusal.encode(default, connect=self._asks_connect()))
         # Else the body goes on after its answer, and a second one would be taken for the next's.
         self._linger()
 

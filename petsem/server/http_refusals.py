@@ -1,8 +1,8 @@
 """What the HTTP guard answers by itself, before any application code has seen the request.
 
-Guarantees: the same JSON as every other error (`{"code", "message", "details"}`) under the same
-security headers, nothing of the request in it, and `Connection: close`. It does not decide when to
-refuse; `http_protocol` does.
+Guarantees: the same JSON as every other error of the door that was asked, HTTP's or Connect's, with
+the same security headers, nothing of the request, and `Connection: close`. It does not decide when
+to refuse; `http_protocol` does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
-from petsem.errors import Code
+from petsem.errors import Code, Detail, PetsemError
 from petsem.server.api import reply
+from petsem.server.api.reply import Header
+from petsem.server.rpc.errors import connect_error
 from petsem.wire.http import ErrorBody
 
 
@@ -29,25 +31,33 @@ class Refusal:
     reason: str | None = None
     retry_after_s: int | None = None
 
-    def encode(self, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """The whole HTTP/1.1 response, with the server's `default_headers` in it."""
-        details: dict[str, Any] = {}
-        if self.reason is not None:
-            details["reason"] = self.reason
-        if self.retry_after_s is not None:
-            details["retry_after_s"] = self.retry_after_s
-        body = msgspec.json.encode(ErrorBody(self.code.value, self.message, details))
+    def encode(self, default_headers: Iterable[Header], *, connect: bool = False) -> bytes:
+        """The whole HTTP/1.1 response, with the server's `default_headers` in it; `connect`: to a
+        call of Connect's."""
+        body, more = self._for_connect() if connect else self._for_http()
         phrase = http.HTTPStatus(self.status).phrase
         head = [f"HTTP/1.1 {self.status} {phrase}\r\n".encode("ascii")]
-        for name, value in default_headers:
-            head += [name, b": ", value, b"\r\n"]
-        if self.retry_after_s is not None:
-            head.append(b"retry-after: %d\r\n" % self.retry_after_s)
-        for name, value in reply.SECURITY_HEADERS:
+        for name, value in (*default_headers, *more, *reply.SECURITY_HEADERS):
             head += [name, b": ", value, b"\r\n"]
         head.append(b"content-type: application/json\r\n")
         head.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         return b"".join(head) + body
+
+    def _for_http(self) -> tuple[bytes, list[Header]]:
+        details: dict[str, Any] = {}
+        headers: list[Header] = []
+        if self.reason is not None:
+            details["reason"] = self.reason
+        if self.retry_after_s is not None:
+            details["retry_after_s"] = self.retry_after_s
+            headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        return msgspec.json.encode(ErrorBody(self.code.value, self.message, details)), headers
+
+    def _for_connect(self) -> tuple[bytes, list[Header]]:
+        detail = Detail(reason=self.reason, retry_after_s=self.retry_after_s)
+        # The guard has no clock; whoever wants the node's time asks for something that it answers.
+        _, body, headers = connect_error(PetsemError(self.code, self.message, detail), 0)
+        return body, headers
 
 
 def _invalid(message: str) -> Refusal:

@@ -21,8 +21,8 @@ from petsem.crypto.keys import Purpose, generate_kek, random_id
 from petsem.errors import conflict
 from petsem.model import Position
 from petsem.server import sql
+from petsem.server.address import Address
 from petsem.server.config import render_default
-from petsem.server.config_keys import Address
 from petsem.server.database import open_writer
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState, check_region
 from petsem.server.files import present, write_new

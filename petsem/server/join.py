@@ -28,8 +28,8 @@ from petsem.crypto.keys import KEY_ID_BYTES, Purpose
 from petsem.errors import Code, PetsemError, conflict, invalid, unavailable
 from petsem.secretbytes import SecretBytes
 from petsem.server import files
+from petsem.server.address import Address
 from petsem.server.config import parse_config, render_default
-from petsem.server.config_keys import Address
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState, check_region
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.peer.dial import JOIN, ask, peer_channel

@@ -24,9 +24,10 @@ import uvloop
 from petsem import __version__
 from petsem.errors import unavailable
 from petsem.replication.steps import Reached, nothing
+from petsem.server import policy
+from petsem.server.address import Address
 from petsem.server.api.app import create_app
 from petsem.server.config import HttpConfig, check_binds, load_config
-from petsem.server.config_keys import Address
 from petsem.server.datadir import DataDir
 from petsem.server.forward import forward_method
 from petsem.server.http_server import http_server
@@ -166,7 +167,7 @@ def _route(api: Any, connect: Any) -> Any:
     """Connect's paths go past the router: it is the cheap way in."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/petsem.v1."):
+        if scope["type"] == "http" and scope["path"].startswith(policy.RPC_PATHS):
             await connect(scope, receive, send)
         else:
             await api(scope, receive, send)

@@ -210,7 +210,7 @@ def build_node(
             freshness=freshness,
         ),
         orgs=Orgs(writes=writes, pool=pool, keys=keys),
-        secrets=Secrets(writes=writes, pool=pool, keys=keys, bundles=bundles, freshness=freshness),
+        secrets=Secrets(writes=writes, pool=pool, keys=keys, freshness=freshness),
         reads=reads,
         boot=Boot(
             pool=pool,

@@ -21,12 +21,12 @@ from petsem import limits
 from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError, limited, unavailable
 from petsem.model import Position, Role
-from petsem.server.auth import Request
 from petsem.server.changes import POSITION
 from petsem.server.database import read_position
 from petsem.server.forward import POSITION_HEADER, Upstream, host_key_of, message_of
 from petsem.server.keys import MissingKek
 from petsem.server.node import Node
+from petsem.server.principal import Request
 from petsem.server.service.waiting import check_fence, until_fresh
 from petsem.server.upstream_answers import error_of, mark_json, mark_reply
 from petsem.wire import petsem_pb2 as pb

@@ -96,7 +96,11 @@ HTTP: Final[dict[tuple[str, str], Rule | None]] = {
     ("GET", "/schema"): OPEN,
 }
 """Method and path template → rule, for every HTTP route of our own. `open_metrics` opens /metrics,
-and `open_schema = false` closes /schema to whoever has no valid token."""
+and `open_schema = false` closes /schema to whoever has no valid token. A token that comes whole may
+end itself without the rule's action, by the org's route: `own_end`."""
+
+RPC_PATHS: Final = "/petsem.v1."
+"""What every RPC's path begins with, and over HTTP no other."""
 
 RPC: Final[dict[str, Rule]] = {
     "/petsem.v1.Secrets/Fetch": SECRETS_READ,

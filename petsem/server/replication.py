@@ -48,7 +48,8 @@ from petsem.server.replica.lost import Lost
 from petsem.server.replica.parts import FollowParts
 from petsem.server.replica.probe import NOBODY, Led, newest_epoch
 from petsem.server.replica.snapshot_source import SnapshotSource
-from petsem.server.replica.store import Listeners, ReplicaStore
+from petsem.server.replica.store import ReplicaStore
+from petsem.server.replica.telling import Listeners
 from petsem.server.replica.upkeep import trim
 from petsem.server.replica.upstream import Upstream
 from petsem.server.space import Space

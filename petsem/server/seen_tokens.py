@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from petsem import limits
 from petsem.crypto.keys import random_id
+from petsem.server.principal import Verified
 from petsem.tokens.identifier import Identifier
 
 _MAX: Final = 8_192
@@ -39,7 +40,7 @@ class Seen(msgspec.Struct):
     discharges: tuple[bytes, ...]
     ends_ms: int
     at: tuple[int, int] | None = None
-    verified: Any = None
+    verified: Verified | None = None
     noted_ms: int = 0
     """When it was last noted that the token is in use."""
 

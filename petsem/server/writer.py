@@ -28,10 +28,9 @@ from petsem.clock import Clock
 from petsem.errors import PetsemError, limited, unavailable
 from petsem.model import Position
 from petsem.replication.drivers.capture import Capture
-from petsem.replication.steps import COMMIT
 from petsem.server import sql
 from petsem.server.changes import REVOCATIONS, Changes
-from petsem.server.database import open_writer, read_position
+from petsem.server.database import open_writer
 from petsem.server.logging_commits import Logging
 from petsem.server.space import Space
 from petsem.server.wal_copies import WalCopies
@@ -43,6 +42,7 @@ from petsem.server.write_failures import (
     unknown_outcome,
     where,
 )
+from petsem.server.writing_connection import WritingConnection
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +50,6 @@ T = TypeVar("T")
 
 _NOTHING: Mapping[Hashable, object] = MappingProxyType({})
 _ENOUGH_TO_BEGIN = 8
-_BEGIN_TRIES = 200
-_BEGIN_PAUSE_S = 0.01
 
 
 class Txn:
@@ -103,7 +101,6 @@ class Writer:
     ) -> None:
         self._path = path
         self._vfs = vfs
-        self._helper = helper
         self._clock = clock
         self._space = space
         self._failures = WriteFailures(space)
@@ -113,13 +110,18 @@ class Writer:
         self._queue_max = queue_max
         self._wake = asyncio.Event()
         self._closing = False
-        self._db: apsw.Connection | None = None
         self._logging = Logging(helper)
         self._copies = WalCopies(path, helper, self._logging, self._failures, vfs=vfs)
+        self._connection = WritingConnection(
+            self.open,
+            helper=helper,
+            clock=clock,
+            changes=changes,
+            logging=self._logging,
+            copies=self._copies,
+        )
         self._task: asyncio.Task[None] | None = None
         self.position = Position(0, 0)
-        self._others = 0
-        self._disturbed = False
         self.commits = 0
         self.requests = 0
 
@@ -139,7 +141,7 @@ class Writer:
         """Take over `db`, already migrated, in its epoch and captured, and begin to serve."""
         self._closing = False
         self._logging.begin(capture)
-        self._adopt(db)
+        self.position = self._connection.adopt(db)
         self._task = asyncio.create_task(self._run(), name="writer")
 
     async def submit(self, job: Callable[[Txn], T]) -> T:
@@ -162,8 +164,7 @@ class Writer:
         if self._task is not None:
             await self._task
         await self._copies.settled()
-        if self._db is not None:
-            await self._on_helper(self._close)
+        await self._connection.close()
 
     async def scrub(self) -> bool:
         """Between two groups, copy the WAL into the database and empty it, so that pages from
@@ -189,7 +190,7 @@ class Writer:
     def running(self) -> bool:
         """Whether it has the database open and takes requests."""
         running = self._task is not None and not self._task.done()
-        return running and self._db is not None and not self._closing
+        return running and self._connection.is_open and not self._closing
 
     @property
     def waiting(self) -> int:
@@ -204,9 +205,9 @@ class Writer:
                 if self._queue:
                     await self._gather()
                     await self._group()
-                    if self._disturbed:
+                    if self._connection.disturbed:
                         # Seen by a group that committed nothing, and by no later one.
-                        await self._on_helper(self._tell_of_others)
+                        await self._connection.tell_of_others()
                 await self._copies.between_groups(idle=not self._queue)
             if self._closing:
                 return
@@ -223,11 +224,9 @@ class Writer:
     async def _group(self) -> None:
         try:
             self._space.check()
-            db = await self._begin()
-            self._look_for_others(db)
+            db = await self._connection.begin()
         except Exception as e:
-            if self._db is not None and self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            self._connection.abandon()
             refusal = self._failures.refusal(e)
             while self._queue:
                 _fail(self._queue.popleft(), refusal)
@@ -324,7 +323,7 @@ class Writer:
                 _fail(request, log_unwritable())
             return
         try:
-            await self._logging.committing(self._commit, db, position, now_ms)
+            await self._logging.committing(self._connection.commit, db, position, now_ms)
         except Exception as e:
             await self._commit_failed(good, position, e)
             for request in bad:
@@ -370,96 +369,12 @@ class Writer:
         self._changes.publish_all()
 
     async def _reopen(self) -> bool:
-        """Try until the database is open again; False if the node is to stop before that."""
-        pause_s = 0.05
-        while True:
-            try:
-                self._adopt(await self._on_helper(self._open_again))
-                return True
-            except (apsw.Error, PetsemError, OSError) as e:
-                log.error("reopen_failed", error=type(e).__name__)
-                if self._closing:
-                    return False
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 5.0)
-
-    def _open_again(self) -> apsw.Connection:
-        if self._db is not None:
-            self._db.close(True)
-            self._db = None
-        db = self.open()
-        frames, _ = db.wal_checkpoint(None, apsw.SQLITE_CHECKPOINT_NOOP)
-        self._tell_of_others()
-        self._logging.reopened(frames, read_position(db), self._clock.unix_ms())
-        return db
-
-    def _adopt(self, db: apsw.Connection) -> None:
-        self._db = db
-        self.position = read_position(db)
-        self._others = _changes_of_others(db)
-        self._copies.adopt(db)
-
-    def _look_for_others(self, db: apsw.Connection) -> None:
-        """Inside a transaction: whether another process has committed one since the last. Its
-        frames may be gone from the WAL by now, so that nothing else tells of it."""
-        others = _changes_of_others(db)
-        if others != self._others:
-            self._others = others
-            self._disturbed = True
-            # Whatever it did: what was verified before is asked of the database again.
-            self._changes.authority += 1
-            log.warning(
-                "database_changed",
-                message="another process wrote to the database; the log begins anew with all of it",
-            )
-
-    def _tell_of_others(self) -> None:
-        """On the helper thread, before what was committed is told."""
-        if self._disturbed:
-            self._logging.disturbed()
-            self._disturbed = False
-
-    async def _begin(self) -> apsw.Connection:
-        """BEGIN IMMEDIATE; a foreign process may hold the write lock for a moment."""
-        for _ in range(_BEGIN_TRIES):
-            if self._db is None:
-                raise unavailable("the node could not reopen its database; see its log")
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-            except apsw.BusyError:
-                await asyncio.sleep(_BEGIN_PAUSE_S)
-            except apsw.Error as e:
-                raise self._failures.refusal(e) from e
-            else:
-                return self._db
-        raise unavailable(
-            "another process holds the database's write lock; end it", retry_after_s=5
-        )
-
-    def _commit(self, db: apsw.Connection, position: Position, now_ms: int) -> None:
-        """On the helper thread."""
-        self._logging.reached(COMMIT)
-        db.execute("COMMIT")
-        self._tell_of_others()
-        self._logging.committed(self._copies.frames, position, now_ms)
-
-    async def _on_helper(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
-
-    def _close(self) -> None:
-        assert self._db is not None
-        if _changes_of_others(self._db) != self._others:
-            self._logging.disturbed()
-        self._copies.close()
-        self._db.close()
-        self._db = None
-        self._logging.end()
-
-
-def _changes_of_others(db: apsw.Connection) -> int:
-    """A number that moves when another connection than `db` commits."""
-    version: int = sql.rows(db, "PRAGMA data_version")[0][0]
-    return version
+        """Whether the database is open again; False if the node is to stop before that."""
+        at = await self._connection.reopen(lambda: self._closing)
+        if at is None:
+            return False
+        self.position = at
+        return True
 
 
 def _fail(request: _Request[Any], error: PetsemError) -> None:

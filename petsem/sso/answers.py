@@ -57,12 +57,14 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Callback:
     """What a provider sends a browser back with, and to which org's redirect URI. `code` is None if
-    it sent an error; `issuer` is RFC 9207's `iss`, where it sends one."""
+    it sent an error, and `denied` says that this was the person's no, or the provider's
+    (`access_denied`); `issuer` is RFC 9207's `iss`, where it sends one."""
 
     org: str
     state: str = field(repr=False)
     code: str | None = field(repr=False)
     issuer: str | None = None
+    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

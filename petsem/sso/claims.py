@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from petsem.sso.orgs import SsoOrg
+from petsem.sso.outcomes import Failure
 from petsem.sso.refusals import refused
 
 
@@ -28,7 +29,9 @@ def check_person(person: Person, org: SsoOrg, ticket_domains: Sequence[str]) -> 
     """`denied` unless that person may sign in to the org."""
     check_domain(person.email, org, ticket_domains)
     if org.groups and not _in_group(person, org):
-        raise refused("who signed in is in none of the groups that the org asks for")
+        raise refused(
+            "who signed in is in none of the groups that the org asks for", Failure.NOT_ALLOWED
+        )
 
 
 def check_domain(email: str, org: SsoOrg, ticket_domains: Sequence[str]) -> None:
@@ -36,7 +39,10 @@ def check_domain(email: str, org: SsoOrg, ticket_domains: Sequence[str]) -> None
     domain = email.rpartition("@")[2]
     for allowed in (org.domains, ticket_domains):
         if allowed and domain not in allowed:
-            raise refused("the e-mail address of who signed in is of a domain that the org refuses")
+            raise refused(
+                "the e-mail address of who signed in is of a domain that the org refuses",
+                Failure.NOT_ALLOWED,
+            )
 
 
 def _in_group(person: Person, org: SsoOrg) -> bool:

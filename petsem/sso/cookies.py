@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from petsem import base64url
 from petsem.crypto import aead
 from petsem.sso.flow import LIFE_MS, SECRET_BYTES, Flow
-from petsem.sso.sealing import spell, unspell
 
 _HEADER_MAX_CHARS: Final = 8 * 1024
 
@@ -23,7 +23,7 @@ def new_cookie() -> bytes:
 
 def set_cookie(flow: Flow, value: bytes, *, secure: bool) -> str:
     """The Set-Cookie header that gives it to a browser."""
-    return _header(flow, spell(value), LIFE_MS // 1000, secure=secure)
+    return _header(flow, base64url.encode(value), LIFE_MS // 1000, secure=secure)
 
 
 def clear_cookie(flow: Flow, *, secure: bool) -> str:
@@ -38,7 +38,7 @@ def read_cookie(flow: Flow, header: str | None, *, secure: bool) -> bytes | None
     name = _name(flow, secure=secure)
     pairs = (pair.strip(" \t").partition("=") for pair in header.split(";"))
     found = [value for each, _, value in pairs if each == name]
-    value = unspell(found[0]) if len(found) == 1 else None
+    value = base64url.decode(found[0]) if len(found) == 1 else None
     return value if value is not None and len(value) == SECRET_BYTES else None
 
 

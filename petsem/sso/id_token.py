@@ -10,8 +10,6 @@ Source: OpenID Connect Core 1.0, sections 3.1.3.7 and 12.2.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from typing import Any, Final
@@ -21,6 +19,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jws import JWSRegistry
 
+from petsem import base64url
 from petsem.sso.claims import Person
 from petsem.sso.keys import PublicKey
 from petsem.sso.orgs import SsoOrg
@@ -59,9 +58,10 @@ def key_id_of(id_token: object) -> str | None:
         raise refused("the provider sent no ID token")
     head = id_token.partition(".")[0]
     try:
-        header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+        # Of no bytes at all it is no JSON either.
+        header = json.loads(base64url.decode(head) or b"")
         algorithm, kid = header["alg"], header.get("kid")
-    except (binascii.Error, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise refused("the provider's ID token cannot be read") from None
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise refused("the provider's ID token is not signed by an algorithm that counts here")

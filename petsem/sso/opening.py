@@ -6,6 +6,7 @@ An org that is not there, or has turned sign-in off, opens nothing.
 
 from __future__ import annotations
 
+from petsem import base64url
 from petsem.clock import Clock
 from petsem.errors import invalid
 from petsem.sso.flow import (
@@ -19,7 +20,7 @@ from petsem.sso.flow import (
 )
 from petsem.sso.orgs import OrgOf, SsoOrg
 from petsem.sso.refusals import no_ticket
-from petsem.sso.sealing import Sealed, not_ours, parse, unspell
+from petsem.sso.sealing import Sealed, not_ours, parse
 from petsem.tokens.reasons import TokenRefused
 from petsem.tokens.ticket import Ticket, key_id_of, open_ticket
 
@@ -33,7 +34,7 @@ class Opening:
 
     def ticket(self, text: str) -> tuple[bytes, SsoOrg, Ticket]:
         """A ticket that somebody wants to have discharged."""
-        data = unspell(text)
+        data = base64url.decode(text)
         if data is None or len(data) > TICKET_MAX_BYTES:
             raise invalid(f"ticket must be at most {TICKET_MAX_BYTES} bytes in unpadded base64url")
         try:
@@ -75,7 +76,7 @@ def ticket_of(data: bytes, org: SsoOrg) -> Ticket:
 
 def secret_of(text: str, what: str) -> bytes:
     """The 32 bytes that `text` spells."""
-    found = unspell(text)
+    found = base64url.decode(text)
     if found is None or len(found) != SECRET_BYTES:
         raise invalid(f"{what} must be {SECRET_BYTES} bytes in unpadded base64url")
     return found

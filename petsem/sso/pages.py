@@ -17,15 +17,23 @@ _STYLE: Final = (
     "dt{font-weight:600}dd{margin:0 0 .6rem}input{font:inherit;padding:.4rem}"
     "button{font:inherit;padding:.4rem 1rem}"
 )
+REFUSE: Final = "refuse"
+"""The field of the form's second button."""
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page, and where a form on it may lead."""
+    """A page, where a form on it may lead, and what a browser says of it where it leads.
+
+    The address of a page holds a flow or a code, so no other site is told it. From one with a form
+    browsers have to say at least to this very site where they come from (`same-origin`): with
+    `no-referrer` they would send `Origin: null`, as they do for a page that hides where it is from.
+    """
 
     html: str
     form_action: str = "'none'"
+    referrer: str = "no-referrer"
 
     @property
     def policy(self) -> str:
@@ -53,20 +61,27 @@ def confirm_page(
         f'<input type="hidden" name="flow" value="{escape(flow)}">'
         '<p><label>Code shown in the terminal: <input name="code" autocomplete="off" '
         'autofocus required maxlength="16" size="12"></label> '
-        "<button>Sign in</button></p></form>"
+        "<button>Sign in</button> "
+        f'<button name="{REFUSE}" value="yes" formnovalidate>Refuse</button></p></form>'
     )
     body = (
         "<p>A command line asks to act as you. Go on only if you started it yourself, just now, on "
-        "a machine with this address. If somebody sent you this link or a code, close this page: "
+        "a machine with this address. If somebody sent you this link or a code, refuse: "
         f"whoever asked would get what you may do.</p><dl>{listed}</dl>{form}"
     )
-    return Page(_page("Sign in to Petsem", body), f"'self' {leads_to}")
+    return Page(_page("Sign in to Petsem", body), f"'self' {leads_to}", "same-origin")
 
 
 def done_page(email: str) -> Page:
     """Says that it worked."""
     text = f"<p>You are signed in as {escape(email)}. Go back to the terminal.</p>"
     return Page(_page("Signed in", text))
+
+
+def refused_page() -> Page:
+    """Says that a no was heard."""
+    text = "<p>You have refused. The terminal is told, and whoever began this has got nothing.</p>"
+    return Page(_page("Not signed in", text))
 
 
 def refusal_page(sentence: str) -> Page:

@@ -6,6 +6,7 @@ bounded, and when it is full a key that is not known yet has to wait. Pure: the 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Hashable
 
 from petsem.clock import Clock
@@ -43,6 +44,19 @@ class Rates:
         for key in list(self._left):
             if self._level(key, now_s) >= self._burst:
                 del self._left[key]
+
+
+def block_of(ip: str | None) -> str | None:
+    """What an address is counted as: itself, of IPv6 its /64, which one machine has all of."""
+    try:
+        address = ipaddress.ip_address(ip or "")
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def _too_often(retry_after_s: int) -> Exception:

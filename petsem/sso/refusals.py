@@ -6,11 +6,26 @@ Guarantees: nothing that a provider or a browser sent is in any of these sentenc
 from __future__ import annotations
 
 from petsem.errors import Code, PetsemError, unavailable
+from petsem.sso.outcomes import Failure, NotSignedIn
 
 
-def refused(why: str) -> PetsemError:
+def refused(why: str, failure: Failure | None = Failure.NOT_CONFIRMED) -> NotSignedIn:
     """The person is not let in, or not on this evidence."""
-    return PetsemError(Code.DENIED, f"{why}; sign in again, or ask whoever runs the org's sign-in")
+    return NotSignedIn(failure, f"{why}; sign in again, or ask whoever runs the org's sign-in")
+
+
+def said_no() -> NotSignedIn:
+    """The person does not want it."""
+    return NotSignedIn(
+        None, "the sign-in was refused on its page; begin it again if that was a mistake"
+    )
+
+
+def wrong_code() -> PetsemError:
+    """What was typed is not what the terminal shows."""
+    return NotSignedIn(
+        Failure.CODE, "that is not the code that the terminal shows; go back and type it"
+    )
 
 
 def provider_failed() -> PetsemError:
@@ -24,8 +39,8 @@ def provider_failed() -> PetsemError:
 
 def other_browser() -> PetsemError:
     """The browser is not the one that was sent on this trip."""
-    return PetsemError(
-        Code.DENIED,
+    return NotSignedIn(
+        Failure.BROWSER,
         "this sign-in was not begun in this browser, or too long ago; if somebody sent you the "
         "link, close this page, else open the link that the terminal shows again",
     )

@@ -60,6 +60,13 @@ class SignIns:
         sign_in.asking = True
         return sign_in
 
+    def fail(self, org: bytes, flow: Flow, why: str) -> None:
+        """There will be no result, and whoever waits for it is told `why`; `conflict` if there is
+        one already."""
+        sign_in = self._hold(org, flow)
+        _refuse_done(sign_in)
+        sign_in.failure = why
+
     def count_code(self, org: bytes, flow: Flow) -> None:
         """One more code is tried; `limit` once there were too many."""
         sign_in = self._hold(org, flow)
@@ -139,5 +146,7 @@ class SignIns:
 def _refuse_done(sign_in: SignIn) -> None:
     if sign_in.asking:
         raise conflict("this sign-in is being completed already; go back to the terminal")
-    if sign_in.collected or sign_in.result is not None or sign_in.failure is not None:
+    if sign_in.failure is not None:
+        raise conflict("this sign-in has failed already; go back to the terminal, and begin anew")
+    if sign_in.collected or sign_in.result is not None:
         raise conflict("this sign-in is complete already; go back to the terminal")

@@ -16,10 +16,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
+from petsem import base64url
 from petsem.crypto import aead
 from petsem.errors import PetsemError, invalid
-from petsem.tokens.reasons import TokenRefused
-from petsem.tokens.text import decode_body, encode_body
 
 _FORMAT: Final = 1
 _HEAD: Final = struct.Struct(f">B16s{aead.NONCE_BYTES}s")
@@ -60,31 +59,18 @@ def derive(use: Use, key: bytes) -> bytes:
 def seal(use: Use, key_id: bytes, key: bytes, plain: bytes) -> str:
     """`plain` as text for the holder of `key`."""
     nonce, ciphertext = aead.encrypt(derive(use, key), plain, use.value + key_id)
-    return spell(_HEAD.pack(_FORMAT, key_id, nonce) + ciphertext)
+    return base64url.encode(_HEAD.pack(_FORMAT, key_id, nonce) + ciphertext)
 
 
 def parse(text: str, most_chars: int) -> Sealed:
     """The parts of sealed text of at most that length; `invalid` for anything else."""
     if len(text) > most_chars:
         raise not_ours()
-    data = unspell(text)
+    data = base64url.decode(text)
     if data is None or len(data) < _HEAD.size + aead.TAG_BYTES or data[0] != _FORMAT:
         raise not_ours()
     _, key_id, nonce = _HEAD.unpack_from(data)
     return Sealed(key_id, nonce, data[_HEAD.size :])
-
-
-def spell(data: bytes) -> str:
-    """Bytes as unpadded base64url."""
-    return encode_body(data).decode("ascii")
-
-
-def unspell(text: str) -> bytes | None:
-    """The bytes that `text` spells, None if it is not unpadded base64url in its one form."""
-    try:
-        return decode_body(text) if text.isascii() else None
-    except TokenRefused:
-        return None
 
 
 def not_ours() -> PetsemError:

@@ -37,10 +37,12 @@ class Reason(enum.StrEnum):
 MESSAGES = {
     Reason.MALFORMED: "this is not a token in Petsem's format; check what was pasted",
     Reason.TRUNCATED: "the token is cut short or mistyped; paste it again in full",
-    Reason.BAD_SIGNATURE: "the token's signature is wrong: it was altered, or never minted here",
+    Reason.BAD_SIGNATURE: "the token's signature is wrong: it was altered, or never minted "
+    "here; ask for a new one",
     Reason.UNKNOWN_KEY: "the token's root key is not known here; ask for a new token",
-    Reason.WRONG_CLUSTER: "the token belongs to another cluster",
-    Reason.WRONG_ORG: "the token belongs to another org",
+    Reason.WRONG_CLUSTER: "the token belongs to another cluster; ask a node of that "
+    "one, or get a token of this one",
+    Reason.WRONG_ORG: "the token belongs to another org; use one of the org that is asked about",
     Reason.NOT_ISSUED: "the token was never issued; ask for a new one",
     Reason.REVOKED: "the token was revoked; ask for a new one",
     Reason.EXPIRED: "the token has expired; ask for a new one",
@@ -48,7 +50,8 @@ MESSAGES = {
     Reason.CAVEAT: "a caveat of the token does not allow this",
     Reason.DISCHARGE_MISSING: "the token needs a discharge that was not sent with it; get one with "
     "'petsem login ORG' or 'petsem token discharge', or for a host with 'petsem boot allow'",
-    Reason.DISCHARGE_INVALID: "a discharge sent with the token does not belong to it",
+    Reason.DISCHARGE_INVALID: "a discharge sent with the token does not belong to it; get one for "
+    "this token with 'petsem login ORG' or 'petsem token discharge', and bind it to what is sent",
 }
 
 _DENIED = frozenset({Reason.REVOKED, Reason.WRONG_ORG, Reason.CAVEAT})

@@ -8,12 +8,12 @@ Does not verify: CHECK finds accidents, not attacks, and anybody can compute it.
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
+from petsem import base64url
 from petsem.errors import invalid
 from petsem.limits import CAVEATS_MAX, DISCHARGES_MAX, TOKEN_MAX_BYTES
 from petsem.tokens.macaroon import Macaroon, encode, parse
@@ -22,8 +22,6 @@ from petsem.tokens.reasons import Reason, TokenRefused, malformed
 PREFIX: Final = "petsem_"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PAIRS = tuple(high + low for high in _BASE62 for low in _BASE62)
-_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
-_FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +56,20 @@ def _parse_part(part: str) -> Macaroon:
     if not part.startswith("p"):
         if not part:
             raise malformed("the token, or one of its parts, is empty")
-        return parse(decode_body(part))
+        return parse(_decode(part))
     head, dot, check = part.rpartition(".")
     if not part.startswith(PREFIX[: len(part)]):
         raise malformed("the token does not start like one")
     if not dot or check != check_of(head):
         raise TokenRefused(Reason.TRUNCATED)
-    return parse(decode_body(head[len(PREFIX) :]))
+    return parse(_decode(head[len(PREFIX) :]))
 
 
-def decode_body(body: str) -> bytes:
-    """The bytes of unpadded base64url, which must be the one spelling of them."""
-    data = body.encode("ascii")
-    try:
-        raw = binascii.a2b_base64(data.translate(_FROM_URLSAFE) + b"=" * (-len(data) % 4))
-    except binascii.Error:
-        raise malformed("the token is not unpadded base64url") from None
-    # The decoder skips what it does not know and ignores spare bits; writing it again does neither.
-    if encode_body(raw) != data:
+def _decode(body: str) -> bytes:
+    raw = base64url.decode(body)
+    if raw is None:
         raise malformed("the token is not unpadded base64url in its one form")
     return raw
-
-
-def encode_body(raw: bytes) -> bytes:
-    """Unpadded base64url."""
-    return binascii.b2a_base64(raw, newline=False).translate(_TO_URLSAFE).rstrip(b"=")
 
 
 def check_of(head: str, before: int = 0) -> str:
@@ -95,7 +82,7 @@ def check_of(head: str, before: int = 0) -> str:
 
 def encode_part(macaroon: Macaroon) -> str:
     """One macaroon as text, prefix and check included."""
-    head = PREFIX + encode_body(encode(macaroon)).decode("ascii")
+    head = PREFIX + base64url.encode(encode(macaroon))
     return f"{head}.{check_of(head)}"
 
 

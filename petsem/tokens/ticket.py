@@ -132,4 +132,4 @@ def _associated(key_id: bytes) -> bytes:
 
 
 def _no_ticket() -> TokenRefused:
-    return TokenRefused(Reason.DISCHARGE_INVALID, "that is no ticket of this cluster")
+    return TokenRefused(Reason.DISCHARGE_INVALID, "that is no ticket of this cluster; begin again")

@@ -72,7 +72,9 @@ def _verify_discharges(
 ) -> tuple[bytes, ...]:
     unused = {discharge.identifier: discharge for discharge in token.discharges}
     if len(unused) != len(token.discharges):
-        raise TokenRefused(Reason.DISCHARGE_INVALID, "two discharges are for the same caveat")
+        raise TokenRefused(
+            Reason.DISCHARGE_INVALID, "two discharges are for the same caveat; send one of them"
+        )
     used: dict[bytes, bytes] = {}
     while wanted:
         ticket, vid, signature = wanted.popleft()
@@ -80,14 +82,18 @@ def _verify_discharges(
         if discharge is None:
             # A second caveat on one ticket, or discharges that ask for each other in a ring.
             if ticket in used:
-                raise TokenRefused(Reason.DISCHARGE_INVALID, "two caveats share one discharge")
+                raise TokenRefused(
+                    Reason.DISCHARGE_INVALID, "two caveats share one discharge; ask for a new token"
+                )
             raise TokenRefused(Reason.DISCHARGE_MISSING)
         used[ticket] = walked = _walk(open_key(signature, vid), discharge, caveats, wanted)
         bound = bind_signature(token.root.signature, walked)
         if not hmac.compare_digest(bound, discharge.signature):
             raise TokenRefused(Reason.DISCHARGE_INVALID)
     if unused:
-        raise TokenRefused(Reason.DISCHARGE_INVALID, "a discharge is not asked for by any caveat")
+        raise TokenRefused(
+            Reason.DISCHARGE_INVALID, "a discharge is not asked for by any caveat; leave it out"
+        )
     return tuple(used[discharge.identifier] for discharge in token.discharges)
 
 

@@ -17,11 +17,11 @@ from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import random_id
 from petsem.model import Kind, Position
 from petsem.server import sql
-from petsem.server.auth import Verified
 from petsem.server.bundles import Bundles
 from petsem.server.database import open_writer, read_position
 from petsem.server.datadir import DataDir
 from petsem.server.keys import Keys
+from petsem.server.principal import Verified
 from petsem.server.service.tokens import add_root_key
 from petsem.server.store import orgs, secrets
 from petsem.server.store.secrets import SecretRow, VersionRow

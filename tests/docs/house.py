@@ -16,11 +16,12 @@ from petsem.crypto.keys import Purpose
 from petsem.errors import PetsemError
 from petsem.server import sql
 from petsem.server.api.app import create_app
-from petsem.server.auth import Request
+from petsem.server.api.errors import STATUS
 from petsem.server.database import open_writer
 from petsem.server.datadir import DataDir
 from petsem.server.init import init_cluster
 from petsem.server.node import Node, build_node
+from petsem.server.principal import Request
 from petsem.server.rpc.connect import connect_app
 
 _CONNECT_CODES: Final = {
@@ -124,6 +125,15 @@ class Doors:
             headers["idempotency-key"] = key
         answer = await self._api.request(method, path, json=body, headers=headers)
         return self._outcome(answer)
+
+    async def page(self, path: str) -> str:
+        """What a browser is shown there, or where it is sent on to, which is then in `reply`."""
+        answer = await self._api.get(path)
+        if answer.status_code < 400:
+            self.reply = answer.headers.get("location")
+            return "serve"
+        code = next(code for code, status in STATUS.items() if status == answer.status_code)
+        return f"refuse {code.value}"
 
     async def app(self, method: str, path: str, body: object = None, **more: str) -> str:
         """One call below the app web."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -10,8 +11,10 @@ import pytest
 
 from petsem.crypto.keys import Purpose
 from petsem.errors import unavailable
+from tests.docs import people
 from tests.docs.house import SECOND, Doors, House
 from tests.docs.pages import Page, table
+from tests.docs.people import Household
 from tests.support.following import Line, follow
 
 Operation = Callable[[Doors], Awaitable[str]]
@@ -21,6 +24,8 @@ _PAGE: Final = "docs/threat-model.md"
 _COLUMNS: Final = (
     "leader unheard", "over 24 h", "clock doubtful", "key missing", "row damaged", "disk full",
 )  # fmt: skip
+_OF_PEOPLE: Final = "operation of a person or a host"
+_ALONE: Final = "provider unreachable"
 _UNHEARD_S: Final = {"leader unheard": 3600, "over 24 h": 25 * 3600}
 
 
@@ -99,33 +104,51 @@ DAMAGE: Final[Mapping[str, Damage]] = {
 """What is damaged for an operation, if not the current value of A."""
 
 
-def _cells() -> list[tuple[str, str, str, str]]:
-    rows = table(Page.read(_PAGE).section("Which way it fails"), "operation")
+def _rows(heading: str) -> list[dict[str, str]]:
+    return table(Page.read(_PAGE).section("Which way it fails"), heading)
+
+
+def _cells(heading: str, *more: str) -> list[tuple[str, str, str, str]]:
     return [
-        (row["operation"], row["KEK"], column, row[column])
-        for row in rows
-        for column in _COLUMNS
+        (row[heading], row["KEK"], column, row[column])
+        for row in _rows(heading)
+        for column in (*_COLUMNS, *more)
         if row[column] != "–"
     ]
 
 
-def test_every_operation_is_in_the_table_once() -> None:
+def test_every_operation_is_in_the_tables_once() -> None:
     """The page and this file name the same operations."""
-    rows = table(Page.read(_PAGE).section("Which way it fails"), "operation")
-    assert [row["operation"] for row in rows] == list(OPERATIONS)
+    assert [row["operation"] for row in _rows("operation")] == list(OPERATIONS)
+    assert [row[_OF_PEOPLE] for row in _rows(_OF_PEOPLE)] == list(people.OPERATIONS)
 
 
-@pytest.mark.parametrize(("operation", "kek", "column", "expected"), _cells())
+@pytest.mark.parametrize(("operation", "kek", "column", "expected"), _cells("operation"))
 async def test_a_cell(house: House, operation: str, kek: str, column: str, expected: str) -> None:
     """The operation does what the page says."""
-    without: set[Purpose] = set()
-    if column == "key missing":
-        # Where no key is needed, all go but the one that the operator's own token needs.
-        without = {Purpose.SECRETS, Purpose.TOKENS} if kek == "–" else {Purpose(kek)}
     if column == "row damaged":
         DAMAGE.get(operation, _damage_value)(house)
     elif "bundle damaged" in operation:
         house.damage("bundles", "envelope")
+    await _see(house, OPERATIONS[operation], kek, column, expected)
+
+
+@pytest.mark.parametrize(("operation", "kek", "column", "expected"), _cells(_OF_PEOPLE, _ALONE))
+async def test_a_cell_of_people(
+    household: Household, operation: str, kek: str, column: str, expected: str
+) -> None:
+    """What people sign in for, and hosts boot with, does what the page says."""
+    if column == "row damaged":
+        people.DAMAGE[operation](household)
+    with contextlib.nullcontext() if column == _ALONE else household.at_home():
+        await _see(household, people.OPERATIONS[operation], kek, column, expected)
+
+
+async def _see(house: House, operation: Operation, kek: str, column: str, expected: str) -> None:
+    without: set[Purpose] = set()
+    if column == "key missing":
+        # Where no key is needed, all go but the one that the operator's own token needs.
+        without = {Purpose.SECRETS, Purpose.TOKENS} if kek == "–" else {Purpose(kek)}
     async with house.open(without) as doors:
         if column == "clock doubtful":
             house.clock.advance(-3600)
@@ -133,7 +156,7 @@ async def test_a_cell(house: House, operation: str, kek: str, column: str, expec
             doors.node.space._free = lambda _: 0
         if column in _UNHEARD_S:
             follow(doors.node, heard_s=_UNHEARD_S[column], upstream=_cut())
-        outcome = await OPERATIONS[operation](doors)
+        outcome = await operation(doors)
         if expected == "serve marked":
             assert _age_ms(doors.reply["freshness"]) >= _UNHEARD_S[column] * 1000
             outcome += " marked"

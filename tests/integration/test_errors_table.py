@@ -257,8 +257,12 @@ def test_what_is_too_large(trouble: Trouble) -> None:
     assert answer.error == (431, "invalid", "TOO_LARGE")
     answer = trouble.doors.ask("GET", SECRETS + "?" + "z" * 9_000)
     assert answer.error == (414, "invalid", "TOO_LARGE")
-    # Refused by its header alone, before anyone looks what it was for.
-    assert trouble.doors.ask("POST", FETCH, larger).error == (413, "invalid", "TOO_LARGE")
+    # Refused by its header alone, before anyone looks what it was for, in the form of its door.
+    reply = trouble.doors.connect(FETCH, larger)
+    assert (reply.status, reply.code) == ("413 invalid_argument", "invalid")
+    assert reply.reason == "TOO_LARGE"
+    squeezed = trouble.doors.connect(FETCH, b"x", headers={"content-encoding": "gzip"})
+    assert squeezed.status == "501 unimplemented"
 
 
 def test_the_command_line(trouble: Trouble, tmp_path: Path) -> None:

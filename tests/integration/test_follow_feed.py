@@ -93,10 +93,10 @@ class Node:
         own = _Own("fra-1", feeder.authority.issue("fra-1"))
         dialled = [Candidate(feeder.address)]
         self.follow = Follow(parts, own, self.upstream, lambda: dialled[:])  # type: ignore[arg-type]
-        store.listeners.durable.append(lambda _: self.follow.moved())
-        store.listeners.applied.append(lambda _: self.follow.moved())
-        store.listeners.jumped.append(self.rig.pool.renew)
-        store.listeners.trouble.append(lambda _: self.follow.again())
+        self.rig.listeners.durable.append(lambda _: self.follow.moved())
+        self.rig.listeners.applied.append(lambda _: self.follow.moved())
+        self.rig.listeners.jumped.append(self.rig.pool.renew)
+        self.rig.listeners.trouble.append(lambda _: self.follow.again())
         self.follow.start()
 
     async def stop(self) -> None:

@@ -118,11 +118,16 @@ def test_a_day_with_a_code(person: Person, cluster: Fleet) -> None:
     assert by["BY_ADA"]["subject"] == f"person:{ADA}"
     denied = person.petsem("secrets", "get", "BY_ADA", "-a", "acme/web", "--reveal")
     assert denied.code == 3, denied
+    copied = person.file.read_text()
     gone = person.petsem("logout")
-    assert gone.code == 0, gone.err
-    assert "tokens:revoke" in gone.err
+    assert (gone.code, gone.err) == (0, "its token is revoked\n")
     assert not person.file.exists()
     assert person.petsem("secrets", "list", "-a", "acme/web").code == 3
+    # Who had copied the file before has nothing, either.
+    person.file.write_text(copied)
+    person.file.chmod(0o600)
+    stolen = person.petsem("secrets", "list", "-a", "acme/web")
+    assert (stolen.code, "was revoked" in stolen.err) == (3, True), stolen
 
 
 def test_the_permission_token_alone_opens_nothing(person: Person) -> None:
@@ -136,9 +141,28 @@ def test_the_permission_token_alone_opens_nothing(person: Person) -> None:
 
 
 def test_somebody_whom_the_org_does_not_let_in(person: Person) -> None:
-    """He is told so in the browser; the terminal goes on waiting, until it is interrupted."""
+    """He is told so in the browser, and so is the terminal, which ends."""
     with person.signing_in() as (child, page, code):
         assert sign_in(page, "eve", code).status_code == 403
+        out, err = child.communicate(timeout=PATIENCE_S)
+    assert (child.returncode, out) == (3, b"")
+    assert err.decode().startswith("petsem: the e-mail address of who signed in is of a domain")
+    assert not person.file.exists()
+
+
+def test_somebody_who_refuses(person: Person) -> None:
+    """The page's other button, without the code: the terminal says so and ends."""
+    with person.signing_in() as (child, page, _):
+        assert "You have refused" in sign_in(page, "ada", "", refuse=True).text
+        out, err = child.communicate(timeout=PATIENCE_S)
+    assert (child.returncode, out) == (3, b"")
+    assert err.decode().startswith("petsem: the sign-in was refused on its page; ")
+    assert not person.file.exists()
+
+
+def test_nobody_signs_in(person: Person) -> None:
+    """The terminal waits, until it is interrupted."""
+    with person.signing_in() as (child, _, _):
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=PATIENCE_S)
     assert (child.returncode, out, err.strip()) == (130, b"", b"petsem: interrupted")

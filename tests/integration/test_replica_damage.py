@@ -16,7 +16,7 @@ import pytest
 from petsem.limits import FREE_SPACE_RESERVE_BYTES
 from petsem.replication.image import PAGE_SIZE
 from petsem.replication.segment import HEADER_BYTES, MAGIC
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.datadir import DataDir
 from petsem.server.init import init_cluster
 from tests.support.daemon import Daemon, configure, until

@@ -13,8 +13,8 @@ import grpc.aio
 import pytest
 
 from petsem.errors import Code, PetsemError
+from petsem.server.address import Address
 from petsem.server.config import TlsFiles
-from petsem.server.config_keys import Address
 from petsem.server.rpc.server import start_grpc
 from tests.unit.server.certificates import make_authority, make_leaf
 from tests.unit.server.rpc.world import (

@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from petsem.sso.sealing import spell
+from petsem import base64url
 from tests.support.doors import Doors
 from tests.support.fleet import Fleet, fleet
+from tests.support.login_browser import send_form
 from tests.support.oidc import CLIENT_ID, CLIENT_SECRET, EvilProvider, MockProvider
 from tests.support.patience import PATIENCE_S
 
@@ -46,10 +47,10 @@ class World:
         doors = doors or self.doors
         secret = os.urandom(32)
         ticket = doors.done("POST", "/v1/login", {"org": "acme"}, token=None)["ticket"]
-        commitment = spell(hashlib.sha256(secret).digest())
+        commitment = base64url.encode(hashlib.sha256(secret).digest())
         body = {"ticket": ticket, "commitment": commitment, **more}
         told = doors.done("POST", P3, body, token=None)["user_interactive"]
-        return {**told, "ticket": ticket}, spell(secret)
+        return {**told, "ticket": ticket}, base64url.encode(secret)
 
     def poll(self, **body: str) -> Any:
         return self.doors.ask("POST", P3 + "/poll", body, token=None)
@@ -92,15 +93,17 @@ def test_by_code_through_a_replica(world: World, browser: httpx.Client) -> None:
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert f"form-action 'self' {world.provider.issuer};" in policy
-    assert page.headers["referrer-policy"] == "no-referrer"
+    # With another policy browsers would hide where the form was, from us too.
+    assert page.headers["referrer-policy"] == "same-origin"
     assert page.headers["cache-control"] == "no-store"
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     cookie = page.headers["set-cookie"]
     assert cookie.endswith("; Max-Age=600; Path=/sso; HttpOnly; SameSite=Lax")
     (flow,) = re.findall(r'name="flow" value="([^"]+)"', page.text)
     form = {"flow": unescape(flow), "code": told["code"]}
-    sent = browser.post(_via(world, "/sso"), data=form)
+    sent = send_form(browser, _via(world, "/sso"), form)
     assert sent.status_code == 303
+    assert sent.headers["referrer-policy"] == "no-referrer"
     came = world.provider.sign_in(sent.headers["location"])
     done = browser.get(_via(world, "/sso/callback/acme"), params={**came, "session_state": "x"})
     assert (done.status_code, "ana@example.com" in done.text) == (200, True)
@@ -143,7 +146,7 @@ def test_with_a_provider_of_others(tmp_path: Path, world: World) -> None:
             told, secret = world.begin(world.leader)
             browser.get(told["user_url"])
             form = {"flow": told["flow"], "code": told["code"]}
-            sent = browser.post(_at_leader(world, "/sso"), data=form)
+            sent = send_form(browser, _at_leader(world, "/sso"), form)
             done = browser.get(provider.sign_in(sent.headers["location"], "ana"))
             assert done.status_code == 200, done.text
             body = {"flow": told["flow"], "secret": secret}
@@ -167,6 +170,7 @@ def test_refusals_are_pages(world: World, browser: httpx.Client) -> None:
     form = {"flow": told["flow"], "code": "<b>x</b>"}
     urlencoded = {"content-type": "application/x-www-form-urlencoded"}
     sso = _via(world, "/sso")
+    here = {"origin": sso.removesuffix("/sso")}
     answers = [
         (400, browser.get(sso)),
         (400, browser.get(sso, params={"flow": "<script>"})),
@@ -180,15 +184,15 @@ def test_refusals_are_pages(world: World, browser: httpx.Client) -> None:
                 sso + "/callback/acme", params={"state": told["flow"], "code": "c" * 5_000}
             ),
         ),
-        (400, browser.post(sso, json=form)),
-        (400, browser.post(sso, data={**form, "x": "y"})),
-        (400, browser.post(sso, content="flow=a&flow=b&code=c", headers=urlencoded)),
-        (400, browser.post(sso, data={**form, "flow": port["flow"]})),
-        (403, browser.post(sso, data=form)),
-        (403, browser.post(sso, data=form, headers={"sec-fetch-site": "cross-site"})),
-        (403, browser.post(sso, data=form, headers={"sec-fetch-site": "same-site"})),
-        (403, httpx.post(sso, data={**form, "code": told["code"]}, trust_env=False)),
-        (413, browser.post(sso, data={**form, "code": "x" * 10_000})),
+        (400, browser.post(sso, json=form, headers=here)),
+        (400, send_form(browser, sso, {**form, "x": "y"})),
+        (400, browser.post(sso, content="flow=a&flow=b&code=c", headers={**urlencoded, **here})),
+        (400, browser.post(sso, content="refuse=yes", headers={**urlencoded, **here})),
+        (400, send_form(browser, sso, {**form, "flow": port["flow"]})),
+        (400, send_form(browser, sso, {**form, "flow": port["flow"], "refuse": "yes"})),
+        (403, send_form(browser, sso, form)),
+        (403, httpx.post(sso, data={**form, "code": told["code"]}, headers=here, trust_env=False)),
+        (413, send_form(browser, sso, {**form, "code": "x" * 10_000})),
     ]
     for status, answer in answers:
         assert answer.status_code == status, answer.text
@@ -200,10 +204,37 @@ def test_refusals_are_pages(world: World, browser: httpx.Client) -> None:
             assert quoted not in answer.text
 
 
+def test_forms_of_other_sites(world: World, browser: httpx.Client) -> None:
+    """A page of a thief's has the browser that was shown ours send flow and code: whatever the
+    browser sends along, the form is not taken, through a replica either. Nor is a refusal."""
+    told, _ = world.begin()
+    sso = _via(world, "/sso")
+    browser.get(_via(world, told["user_url"]))
+    form = {"flow": told["flow"], "code": told["code"]}
+    here = sso.removesuffix("/sso")
+    said: list[dict[str, str]] = [
+        {},
+        {"origin": "null"},
+        {"origin": "https://evil.example"},
+        {"origin": here.replace("http:", "https:")},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": here, "sec-fetch-site": "cross-site"},
+        {"origin": here, "sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example", "sec-fetch-site": "same-origin"},
+    ]
+    for headers in said:
+        for sent in (form, {**form, "refuse": "yes"}):
+            answer = browser.post(sso, data=sent, headers=headers)
+            assert (answer.status_code, "location" in answer.headers) == (403, False), headers
+    assert world.poll(flow=told["flow"]).body == {"state": "pending"}
+    here_too = {"origin": "null", "sec-fetch-site": "same-origin"}
+    assert browser.post(sso, data=form, headers=here_too).status_code == 303
+
+
 def test_bodies_that_are_refused(world: World) -> None:
     """Unknown fields, hosts in place of ports, and what is too long."""
     told, _ = world.begin()
-    ticket, commitment = told["ticket"], spell(bytes(32))
+    ticket, commitment = told["ticket"], base64url.encode(bytes(32))
     good = {"ticket": ticket, "commitment": commitment}
     for more in (
         {"redirect_port": "evil.example"},

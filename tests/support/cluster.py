@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from petsem.clock import rfc3339
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.init import init_cluster
 from petsem.tokens.macaroon import attenuate
 from petsem.tokens.text import encode_token, parse_token

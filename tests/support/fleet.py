@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from petsem.model import Position
 from petsem.replication.image import PAGE_SIZE
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.init import init_cluster
 from tests.support.daemon import Daemon, Ran, configure, run, until
 from tests.support.doors import Doors

@@ -19,9 +19,11 @@ _FLOW: Final = re.compile(r'name="flow" value="([^"]+)"')
 _STEPS_MAX: Final = 8
 
 
-def sign_in(url: str, person: str, code: str | None = None) -> httpx.Response:
-    """Go to `url`, type `code` if it is asked for, be `person` at the provider, and go wherever
-    one is sent then; the last page."""
+def sign_in(
+    url: str, person: str, code: str | None = None, *, refuse: bool = False
+) -> httpx.Response:
+    """Go to `url`, type `code` if it is asked for, or `refuse`, be `person` at the provider, and go
+    wherever one is sent then; the last page."""
     with httpx.Client(timeout=PATIENCE_S, trust_env=False) as browser:
         page = browser.get(url)
         for _ in range(_STEPS_MAX):
@@ -30,12 +32,19 @@ def sign_in(url: str, person: str, code: str | None = None) -> httpx.Response:
             elif "/oauth2/authorize" in str(page.url) and page.request.method == "GET":
                 page = browser.post(str(page.url), data={"sub": person})
             elif code is not None and (flow := _FLOW.search(page.text)) is not None:
-                form = {"flow": flow[1], "code": code}
+                form = {"flow": flow[1], "code": code, **({"refuse": "yes"} if refuse else {})}
                 code = None
-                page = browser.post(urljoin(str(page.url), "/sso"), data=form)
+                page = send_form(browser, urljoin(str(page.url), "/sso"), form)
             else:
                 return page
         raise AssertionError("the browser is sent round and round")
+
+
+def send_form(browser: httpx.Client, url: str, form: dict[str, str], **more: str) -> httpx.Response:
+    """Send the form of the page at the same place; `more` are headers that say otherwise."""
+    at = httpx.URL(url)
+    origin = f"{at.scheme}://{at.netloc.decode()}"
+    return browser.post(url, data=form, headers={"origin": origin, **more})
 
 
 if __name__ == "__main__":

@@ -20,15 +20,15 @@ from petsem.clock import ManualClock, rfc3339
 from petsem.crypto.envelope import Record
 from petsem.errors import Code, PetsemError
 from petsem.server import policy, sql
-from petsem.server.auth import NO_NAMES, Names, Principal, Request
 from petsem.server.database import open_writer
 from petsem.server.datadir import DataDir
 from petsem.server.init import init_cluster
 from petsem.server.keys import CLUSTER
 from petsem.server.node import Node, build_node
 from petsem.server.policy import Rule
+from petsem.server.principal import NO_NAMES, Names, Principal, Request
+from petsem.server.service.batches import check_batch
 from petsem.server.service.boot import Fetch, Fetched
-from petsem.server.service.secrets import check_batch
 from petsem.server.service.verify import Verdict, VerifyItem
 from petsem.server.service.writes import Call
 from petsem.server.store import orgs, tokens

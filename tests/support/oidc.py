@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Self
@@ -42,7 +42,7 @@ Reply = tuple[int, dict[str, str], bytes]
 class EvilProvider:
     """A provider whose every answer a test may change. As a context, it is served."""
 
-    def __init__(self, now_s: Callable[[], int] = lambda: int(time.time())) -> None:
+    def __init__(self, now_s: Callable[[], int] = lambda: int(time.time()), port: int = 0) -> None:
         self.now_s = now_s
         self.key = _KEY
         self.published: list[RSAKey] = [_KEY]
@@ -63,7 +63,7 @@ class EvilProvider:
         self._codes: dict[str, dict[str, str]] = {}
         self._refresh: set[str] = set()
         self._count = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self.issuer = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
@@ -171,6 +171,15 @@ class EvilProvider:
             found["refresh_token"] = self._fresh("refresh")
             self._refresh.add(found["refresh_token"])
         return _json(200, found)
+
+    @property
+    def standing(self) -> list[str]:
+        """The refresh tokens that are good, for a provider that is started in its place."""
+        return sorted(self._refresh)
+
+    def remember(self, refresh_tokens: Iterable[str]) -> None:
+        """What another one gave out."""
+        self._refresh.update(refresh_tokens)
 
     def revoke(self) -> None:
         """End every sign-in that could be renewed."""

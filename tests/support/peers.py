@@ -20,7 +20,7 @@ from petsem.crypto.ca import CertRole
 from petsem.crypto.envelope import Record
 from petsem.errors import PetsemError
 from petsem.secretbytes import SecretBytes
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.keys import CLUSTER
 from petsem.server.node import Node
 from petsem.server.peer.dial import ask, error_of, peer_channel

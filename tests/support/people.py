@@ -9,7 +9,7 @@ import msgspec
 
 from petsem.clock import rfc3339
 from petsem.server import policy
-from petsem.server.auth import Names
+from petsem.server.principal import Names
 from petsem.tokens.macaroon import Macaroon, bind_discharge
 from petsem.tokens.text import encode_part, encode_token, parse_token
 from petsem.tokens.ticket import Ticket, discharge, key_id_of, open_ticket

@@ -144,6 +144,13 @@ def test_positions_have_no_order() -> None:
         Position(1, 1).txid = 2  # type: ignore[misc]
 
 
+def test_keys_of_hosts() -> None:
+    """64 lower-case hexadecimal digits, and nothing else."""
+    assert model.is_host_key("0123456789abcdef" * 4)
+    for text in ("", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "٠" * 64):
+        assert not model.is_host_key(text)
+
+
 def test_kinds_have_their_bytes_and_spellings() -> None:
     """The numbers are in identifiers and the texts in subjects, so both are fixed."""
     assert {kind.value: kind.text for kind in Kind} == {

@@ -22,10 +22,11 @@ from petsem.server.api.bodies import decode_json
 from petsem.server.api.errors import TOO_LARGE
 from petsem.server.api.headers import RequestHeaders, read_headers
 from petsem.server.api.queries import decode_query
-from petsem.server.auth import NO_NAMES, Names, Principal, Request, Verified
 from petsem.server.forward import request_of
 from petsem.server.node import Node
+from petsem.server.own_end import ending_itself
 from petsem.server.policy import Rule
+from petsem.server.principal import NO_NAMES, Names, Principal, Request, Verified
 from petsem.server.service.writes import Call
 from petsem.tokens.reasons import TokenRefused
 
@@ -113,6 +114,13 @@ class Ask:
         except TokenRefused as refused:
             raise refused.as_error() from None
         return Principal(token, allowed, ip, region, host_key)
+
+    def clear_to_end(self, token: Verified, org: str, token_id: str) -> Principal:
+        """The principal, if a verified token may end the token of that id: any of its org with the
+        action, itself also without."""
+        with self.node.pool.reading() as db:
+            itself = ending_itself(self.node.auth, db, self.request, token, org, token_id)
+        return itself or self.clear(token, Names(org))
 
     # What was sent
 

@@ -172,6 +172,7 @@ USER_INTERACTIVE: Final = http.ThirdPartyAnswer(
 DISCHARGED: Final = http.ThirdPartyAnswer(
     discharge=DISCHARGE, session=_SESSION, user=_PERSON, expires_at=_TIME
 )
+SSO_FORM: Final = http.SsoForm(flow=_FLOW, code="ABCD-2345")
 RENEWING: Final = http.ThirdPartyAnswer(poll_url=_POLL_URL, flow=_FLOW)
 POLL: Final = http.ThirdPartyPoll(flow=_FLOW)
 POLL_WITH_SECRET: Final = http.ThirdPartyPoll(flow=_FLOW, secret=_SECRET32)

@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from petsem import __version__
 from petsem.server.api.reply import Reply
 from petsem.server.node import Node
+from petsem.sso.outcomes import Failure, Outcomes, Step
 
 NO_ROUTE: Final = "none"
 """The label of requests that no route took."""
@@ -133,6 +134,23 @@ class _NodeCollector(Collector):
         yield _gauge(
             "petsem_ready", "1 if the node is ready, as /readyz says.", not node.status.ready()
         )
+        yield from _sign_ins(node.authenticator.outcomes)
+
+
+def _sign_ins(outcomes: Outcomes) -> Iterator[Metric]:
+    """Each word is there from the start, so that its first count shows as one."""
+    steps = CounterMetricFamily(
+        "petsem_sign_ins", "Sign-ins that came so far, since the start.", labels=("step",)
+    )
+    for step in Step:
+        steps.add_metric((step.value,), outcomes.steps[step])
+    yield steps
+    failures = CounterMetricFamily(
+        "petsem_sign_in_failures", "Steps of sign-ins that failed, by reason.", labels=("reason",)
+    )
+    for reason in Failure:
+        failures.add_metric((reason.value,), outcomes.failures[reason])
+    yield failures
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

@@ -139,6 +139,7 @@ _EXAMPLE_TIME_MS: Final = 1_795_167_000_000
 _RETRY_AFTER: Final = {
     "Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}
 }
+_LATER: Final = (429, 503)
 _CHALLENGE: Final = {
     "WWW-Authenticate": {"description": "always of the scheme Bearer", "schema": {"type": "string"}}
 }
@@ -188,16 +189,13 @@ def _operation(route: Route) -> _Json:
         "parameters": parameters,
         "responses": {
             str(route.status): {"description": route.summary, "content": _reply_content(route)},
-            **{
-                str(status): {"$ref": f"#/components/responses/Error{status}"}
-                for status in _failures(route)
-            },
+            **{str(status): _failure(route, status) for status in _failures(route)},
         },
     }
     if route.body is not None:
         operation["requestBody"] = {
             "required": not route.body_optional,
-            "content": _content(route.body, route.body_examples),
+            "content": _content(route.body, route.body_examples, route.body_media),
         }
     return operation
 
@@ -228,6 +226,17 @@ def _failures(route: Route) -> list[int]:
     return sorted(statuses)
 
 
+def _failure(route: Route, status: int) -> _Json:
+    # What nobody expected is no page: whatever makes the pages may be what failed.
+    if route.refuse is error_reply or status == STATUS[Code.INTERNAL]:
+        return {"$ref": f"#/components/responses/Error{status}"}
+    page = {"schema": {"type": "string"}, "example": '<!doctype html><html lang="en">…'}
+    refusal: _Json = {"description": _MEANING[status], "content": {route.media: page}}
+    if status in _LATER:
+        refusal["headers"] = _RETRY_AFTER
+    return refusal
+
+
 def _reply_content(route: Route) -> _Json:
     if route.reply is None:
         ((_, text),) = route.examples
@@ -235,9 +244,11 @@ def _reply_content(route: Route) -> _Json:
     return _content(route.reply, route.examples)
 
 
-def _content(kind: type[msgspec.Struct], examples: Examples) -> _Json:
+def _content(
+    kind: type[msgspec.Struct], examples: Examples, media: str = "application/json"
+) -> _Json:
     return {
-        "application/json": {
+        media: {
             "schema": {"$ref": f"#/components/schemas/{kind.__name__}"},
             "examples": {
                 name.replace(" ", "-"): {"summary": name, "value": msgspec.to_builtins(value)}
@@ -297,7 +308,7 @@ def _error(status: int) -> _Json:
             }
         },
     }
-    if status in (429, 503):
+    if status in _LATER:
         response["headers"] = _RETRY_AFTER
     if status == 401:
         response["headers"] = _CHALLENGE

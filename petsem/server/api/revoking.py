@@ -9,7 +9,7 @@ from petsem.server.api import examples
 from petsem.server.api.ask import Ask
 from petsem.server.api.route import Route
 from petsem.server.api.tenants import ORG
-from petsem.server.auth import Names
+from petsem.server.principal import Names
 from petsem.wire import http
 
 

@@ -50,10 +50,10 @@ class Route:
     that this route can answer beside those that every route, or every write, can. On a replica a
     route that `writes`, or needs what the `leader` holds in memory, is passed on to the leader; one
     that is about the node's `own` state never goes to another. Where people see the answers,
-    `refuse` makes pages of refusals, `media` says what a good one is, and `kept` which headers of a
-    leader's answer are theirs. With `head` it answers HEAD too, as it answers GET but for the body.
-    What is asked `often` is found without Litestar where its path is spelt plainly
-    (`often_asked`).
+    `refuse` makes pages of refusals, `media` says what a good one is, `body_media` how a form
+    comes, and `kept` which headers of a leader's answer are theirs. With `head` it answers HEAD
+    too, as it answers GET but for the body. What is asked `often` is found without Litestar where
+    its path is spelt plainly (`often_asked`).
     """
 
     method: str
@@ -65,6 +65,7 @@ class Route:
     names: str = ""
     query: type[msgspec.Struct] = NoQuery
     body: type[msgspec.Struct] | None = None
+    body_media: str = "application/json"
     body_optional: bool = False
     body_examples: Examples = ()
     status: int = 200

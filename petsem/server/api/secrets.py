@@ -15,8 +15,8 @@ from petsem.server.api.diff_rate import DiffRate
 from petsem.server.api.queries import ListQuery, ValuesQuery, VersionPage
 from petsem.server.api.route import Handler, Route
 from petsem.server.api.tenants import APP
-from petsem.server.auth import Names, Principal, Verified
-from petsem.server.service.secrets import check_batch
+from petsem.server.principal import Names, Principal, Verified
+from petsem.server.service.batches import check_batch
 from petsem.server.service.two_key import Read
 from petsem.server.service.values import Wanted, values
 from petsem.wire import http

@@ -8,25 +8,32 @@ who may sign in; `petsem.sso` does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 from petsem.errors import Code, PetsemError, invalid
 from petsem.server.api import examples
 from petsem.server.api.ask import Ask
 from petsem.server.api.errors import RETRY_AFTER_S, status_of
+from petsem.server.api.form_origin import check_form_origin
 from petsem.server.api.queries import CallbackQuery, FlowQuery
 from petsem.server.api.reply import Header, Reply
 from petsem.server.api.route import Route
 from petsem.sso.answers import Asked, Callback, Discharged, Going, Interactive, Polling
-from petsem.sso.pages import Page, refusal_page
+from petsem.sso.pages import REFUSE, Page, refusal_page
 from petsem.wire import http
+
+Given = TypeVar("Given", http.ThirdPartyAnswer, http.ThirdPartyPolled)
 
 _BODY_MAX_BYTES: Final = 32 * 1024
 _FORM_MAX_BYTES: Final = 8 * 1024
 _FIELDS_MAX: Final = 16
 _CODE_MAX_CHARS: Final = 4 * 1024
+_PERSONS_NO: Final = "access_denied"
+"""RFC 6749, section 4.1.2.1: the person, or the provider, has refused."""
 _HTML: Final = b"text/html; charset=utf-8"
+_FORM: Final = "application/x-www-form-urlencoded"
 _KEPT: Final = frozenset({"location", "set-cookie", "content-security-policy", "referrer-policy"})
 
 
@@ -42,12 +49,7 @@ async def _discharge(ask: Ask) -> http.ThirdPartyAnswer:
         )
     )
     if isinstance(answer, Discharged):
-        return http.ThirdPartyAnswer(
-            discharge=answer.discharge,
-            session=answer.session,
-            user=answer.user,
-            expires_at=answer.expires_at,
-        )
+        return _given(http.ThirdPartyAnswer, answer)
     if isinstance(answer, Polling):
         return http.ThirdPartyAnswer(poll_url=answer.poll_url, flow=answer.flow)
     return http.ThirdPartyAnswer(user_interactive=_interactive(answer))
@@ -63,13 +65,17 @@ async def _poll(ask: Ask) -> http.ThirdPartyPolled:
     body = await ask.body(http.ThirdPartyPoll, most_bytes=_BODY_MAX_BYTES)
     answer = await ask.node.authenticator.poll(body.flow, body.secret, body.release)
     if isinstance(answer, Discharged):
-        return http.ThirdPartyPolled(
-            discharge=answer.discharge,
-            session=answer.session,
-            user=answer.user,
-            expires_at=answer.expires_at,
-        )
+        return _given(http.ThirdPartyPolled, answer)
     return http.ThirdPartyPolled(state="ready" if answer.ready else "pending")
+
+
+def _given(kind: type[Given], answer: Discharged) -> Given:
+    return kind(
+        discharge=answer.discharge,
+        session=answer.session,
+        user=answer.user,
+        expires_at=answer.expires_at,
+    )
 
 
 async def _begin(ask: Ask) -> Reply:
@@ -81,18 +87,20 @@ async def _begin(ask: Ask) -> Reply:
 
 
 async def _confirm(ask: Ask) -> Reply:
+    authenticator = ask.node.authenticator
     # Of a form on another site a browser sends no cookie of ours; and it says where the form was.
-    if ask.header(b"sec-fetch-site") not in (None, "same-origin"):
-        raise PetsemError(Code.DENIED, "this form was sent by another site; close this page")
-    if (ask.header(b"content-type") or "").lower() != "application/x-www-form-urlencoded":
+    site, origin, host = map(ask.header, (b"sec-fetch-site", b"origin", b"host"))
+    check_form_origin(site, origin, host, authenticator.public_url)
+    if (ask.header(b"content-type") or "").lower() != _FORM:
         raise invalid("this takes the form of the page, and nothing else")
     form = _fields(await ask.raw(_FORM_MAX_BYTES))
+    says_no = form.pop(REFUSE, None) is not None
     if form.keys() != {"flow", "code"}:
         raise invalid("this takes flow and code, each once; fill in the form again")
-    going = await ask.node.authenticator.confirm(
-        form["flow"], form["code"], ask.header(b"cookie"), ask.request.ip
-    )
-    return _go(going, 303)
+    flow, code, cookie, ip = form["flow"], form["code"], ask.header(b"cookie"), ask.request.ip
+    if says_no:
+        return _go(await authenticator.refuse(flow, cookie, ip), 303)
+    return _go(await authenticator.confirm(flow, code, cookie, ip), 303)
 
 
 async def _callback(ask: Ask) -> Reply:
@@ -103,7 +111,8 @@ async def _callback(ask: Ask) -> Reply:
         raise invalid("the provider sent no answer that can be read; begin the sign-in again")
     if code is not None and not 0 < len(code) <= _CODE_MAX_CHARS:
         raise invalid("the provider sent no code that can be used; begin the sign-in again")
-    answer = Callback(ask.org, state, code, given.get("iss"))
+    denied = given.get("error") == _PERSONS_NO
+    answer = Callback(ask.org, state, code, given.get("iss"), denied)
     going = await ask.node.authenticator.callback(answer, ask.header(b"cookie"), ask.request.ip)
     return _go(going, 302)
 
@@ -139,8 +148,7 @@ def _go(going: Going, status: int) -> Reply:
 def _page(status: int, page: Page, headers: Sequence[Header] = ()) -> Reply:
     guards = [
         (b"content-security-policy", page.policy.encode("ascii")),
-        # The addresses of these pages hold flows and codes.
-        (b"referrer-policy", b"no-referrer"),
+        (b"referrer-policy", page.referrer.encode("ascii")),
     ]
     return Reply(status, page.html.encode(), media_type=_HTML, headers=[*guards, *headers])
 
@@ -160,6 +168,16 @@ _BROWSER_FAILS: Final = (
 _FOR_PEOPLE: Final = " Its answers are pages, refusals too; the leader gives them."
 _OF_LEADER: Final = " The leader answers."
 _TAG: Final = "signing in"
+_PAGE: Final = partial(
+    Route,
+    tag=_TAG,
+    reply=None,
+    media="text/html",
+    fails=_BROWSER_FAILS,
+    leader=True,
+    refuse=refuse_page,
+    kept=_KEPT,
+)
 
 ROUTES: Final = (
     Route(
@@ -200,9 +218,10 @@ ROUTES: Final = (
         handle=_poll,
         tag=_TAG,
         summary="Fetch the result of a sign-in",
-        about="Without `secret`, whether there is one. With it, and with `release` where the "
-        "browser was sent to the requester's own port, the discharge, once. A flow lives ten "
-        "minutes." + _OF_LEADER,
+        about="Without `secret`, whether there is one: the discharge, or that there will be none, "
+        "because the person has refused or is not let in, which is then said as `denied`. With it, "
+        "and with `release` where the browser was sent to the requester's own port, the discharge, "
+        "once. A flow lives ten minutes." + _OF_LEADER,
         body=http.ThirdPartyPoll,
         body_examples=(
             ("is it there?", examples.POLL),
@@ -222,57 +241,41 @@ ROUTES: Final = (
         ),
         leader=True,
     ),
-    Route(
+    _PAGE(
         method="GET",
         path="/sso",
         handle=_begin,
-        tag=_TAG,
         summary="Begin to sign in, in a browser",
         about="Gives the browser a cookie, and sends it on to the org's provider (302) if the "
         "answer comes back to the requester's own machine. Else shows a page that says who asked, "
         "with a form for the code." + _FOR_PEOPLE,
         query=FlowQuery,
-        reply=None,
-        media="text/html",
         examples=(("the page", '<!doctype html><html lang="en">…'),),
-        fails=_BROWSER_FAILS,
-        leader=True,
-        refuse=refuse_page,
-        kept=_KEPT,
     ),
-    Route(
+    _PAGE(
         method="POST",
         path="/sso",
         handle=_confirm,
-        tag=_TAG,
         summary="Confirm the code",
         about="The form of that page: `flow` and `code`, URL-encoded. Sends the browser on to the "
-        "org's provider. A flow takes five codes." + _FOR_PEOPLE,
+        "org's provider. A flow takes five codes. With `refuse` too, the sign-in is over, and who "
+        "polls for it is told. Taken from the page itself only, as `Sec-Fetch-Site` or `Origin` "
+        "says." + _FOR_PEOPLE,
+        body=http.SsoForm,
+        body_media=_FORM,
+        body_examples=(("a code", examples.SSO_FORM),),
         status=303,
-        reply=None,
-        media="text/html",
         examples=(("sent on", " "),),
-        fails=_BROWSER_FAILS,
-        leader=True,
-        refuse=refuse_page,
-        kept=_KEPT,
     ),
-    Route(
+    _PAGE(
         method="GET",
         path="/sso/callback/{org}",
         handle=_callback,
-        tag=_TAG,
         summary="Come back from the provider",
         about="The redirect URI that the org's provider has to know, and no other one. Takes only "
         "the browser that was sent there. Ends with a page, or at the requester's own port (302)."
         + _FOR_PEOPLE,
         query=CallbackQuery,
-        reply=None,
-        media="text/html",
         examples=(("signed in", '<!doctype html><html lang="en">…'),),
-        fails=_BROWSER_FAILS,
-        leader=True,
-        refuse=refuse_page,
-        kept=_KEPT,
     ),
 )

@@ -11,7 +11,7 @@ from petsem.server.api.ask import Ask
 from petsem.server.api.queries import Page
 from petsem.server.api.route import Route
 from petsem.server.api.tenants import ORG
-from petsem.server.auth import Names
+from petsem.server.principal import Names, Principal
 from petsem.wire import http
 
 
@@ -38,15 +38,16 @@ def _list(ask: Ask, org: str | None) -> http.TokenList:
 
 
 async def _revoke_of_cluster(ask: Ask) -> http.Revoked:
-    return await _revoke(ask, None)
+    return await _revoke(ask, ask.authorize(), None)
 
 
 async def _revoke_of_org(ask: Ask) -> http.Revoked:
-    return await _revoke(ask, ask.org)
+    org = ask.org
+    principal = ask.clear_to_end(ask.verify(), org, ask.parameter("token_id"))
+    return await _revoke(ask, principal, org)
 
 
-async def _revoke(ask: Ask, org: str | None) -> http.Revoked:
-    principal = ask.authorize(Names(org))
+async def _revoke(ask: Ask, principal: Principal, org: str | None) -> http.Revoked:
     await ask.no_body()
     return await ask.node.tokens.revoke(principal, ask.call(), org, ask.parameter("token_id"))
 
@@ -129,7 +130,8 @@ ROUTES: Final = (
         handle=_revoke_of_org,
         tag="tokens",
         summary="Revoke an org's token",
-        about=_ABOUT_REVOKE,
+        about=_ABOUT_REVOKE + "A token may end itself without `tokens:revoke`, if it is sent as it "
+        "was minted, with its discharge as that was given and bound to it: a narrower copy cannot.",
         names="org",
         reply=http.Revoked,
         examples=(("revoked", examples.REVOKED),),

@@ -14,16 +14,15 @@ verifies no certificate and knows no time; `petsem.server.join` does. Byte table
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import struct
 from dataclasses import dataclass
 from typing import Final
 
-from petsem import limits
+from petsem import base64url, limits
 from petsem.errors import PetsemError
 from petsem.secretbytes import SecretBytes
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.tokens.text import check_of
 
 PREFIX: Final = "petsem_join_"
@@ -66,7 +65,7 @@ class JoinToken:
         )
         body = b"".join(struct.pack(">H", len(field)) + field for field in fields)
         raw = bytes((FORMAT,)) + self.cluster_id + body
-        head = PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+        head = PREFIX + base64url.encode(raw)
         text = f"{head}.{check_of(head)}"
         assert len(text) <= limits.JOIN_TOKEN_MAX_CHARS
         return text
@@ -105,13 +104,8 @@ def _decode(text: str) -> bytes:
     head, dot, check = text.rpartition(".")
     if not dot or check != check_of(head):
         raise JoinTokenError("truncated")
-    body = head[len(PREFIX) :]
-    try:
-        raw = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
-    except (binascii.Error, ValueError):
-        raise JoinTokenError("base64") from None
-    # The decoder skips what it does not know and ignores spare bits; writing it again does neither.
-    if base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii") != body:
+    raw = base64url.decode(head[len(PREFIX) :])
+    if raw is None:
         raise JoinTokenError("base64")
     return raw
 

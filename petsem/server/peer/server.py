@@ -23,7 +23,7 @@ import structlog
 from petsem import limits
 from petsem.clock import Clock
 from petsem.errors import unavailable
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.peer.handlers import Method, PeerHandlers
 from petsem.server.peer.identity import OwnCertificate, TlsMaterial
 from petsem.server.peer.membership import Members

@@ -12,8 +12,8 @@ from typing import Final
 import apsw
 
 from petsem.errors import PetsemError
+from petsem.server.address import Address
 from petsem.server.cluster_view import LeaderAddresses
-from petsem.server.config_keys import Address
 from petsem.server.database import ReadPool
 from petsem.server.datadir import NodeIdentity
 from petsem.server.store import nodes as rows

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
+from typing import Final
+
+from petsem.errors import PetsemError, unavailable
+
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What an OSError says when there is no room."""
+
 
 class BadFrame(Exception):  # noqa: N818 (what came is bad)
     """What was received does not hold, and nothing of it was written. `reason` is safe to log."""
@@ -22,3 +32,18 @@ class NeedsOperator(Exception):  # noqa: N818
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+def disk_refused(error: OSError) -> PetsemError:
+    """What the sender is told of it."""
+    what = "is full" if error.errno in DISK_FULL else "fails"
+    return unavailable(f"the node cannot store what it has replicated: its disk {what}")
+
+
+@contextlib.contextmanager
+def disk_refusals() -> Iterator[None]:
+    """Any OSError as `disk_refused`."""
+    try:
+        yield
+    except OSError as e:
+        raise disk_refused(e) from e

@@ -22,6 +22,7 @@ from typing import Final
 
 import apsw
 import msgspec
+import structlog
 
 from petsem import limits
 from petsem.errors import PetsemError
@@ -40,6 +41,8 @@ from petsem.server.replica.lost_names import LostNames, only_epochs, read_names
 from petsem.server.space import free_bytes
 
 NAMES: Final = "names.json"
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,42 @@ class Lost:
     revoked: list[bytes]
 
 
-def branch_after(log: TransactionLog, fork: Position, end: Position) -> Branch:
+def give_up(
+    datadir: DataDir,
+    log: TransactionLog,
+    pool: ReadPool,
+    fork: Position,
+    end: Position,
+    *,
+    higher: bool,
+    forced: bool,
+    command: str,
+) -> Lost:
+    """Keep what is between `fork` and `end`, if it needs keeping, and say what it is. On the helper
+    thread, with everything applied.
+
+    `higher`: the other branch has the higher epoch. `forced`: an operator has run `command`. Raises
+    `NeedsOperator` if he has to be asked or there is no room, OSError or `PetsemError` if the disk
+    refuses; then nothing of it is left.
+    """
+    branch = _branch_after(log, fork, end)
+    if _is_noise(pool, branch):
+        return Lost(branch, None, [])
+    if not forced:
+        _check_unasked(branch, higher=higher, command=command)
+    saved = _save(datadir, log, pool, branch)
+    assert saved.directory is not None
+    logger.error(
+        "branch_lost",
+        fork=str(fork),
+        end=str(end),
+        transactions=branch.transactions,
+        kept_in=str(saved.directory.relative_to(datadir.path)),
+    )
+    return saved
+
+
+def _branch_after(log: TransactionLog, fork: Position, end: Position) -> Branch:
     """What the log says about everything after `fork`; a damaged one is as if it began later."""
     try:
         start = log.position_of(fork.txid)
@@ -87,7 +125,7 @@ def branch_after(log: TransactionLog, fork: Position, end: Position) -> Branch:
     return Branch(fork, end, start, since_ms, seconds)
 
 
-def check_unasked(branch: Branch, *, higher: bool, command: str) -> None:
+def _check_unasked(branch: Branch, *, higher: bool, command: str) -> None:
     """`NeedsOperator` unless the branch may be given up without asking."""
     what = f"this node has {branch.transactions} transactions that the cluster's leader has not"
     if not higher:
@@ -102,7 +140,7 @@ def check_unasked(branch: Branch, *, higher: bool, command: str) -> None:
         )
 
 
-def is_noise(pool: ReadPool, branch: Branch) -> bool:
+def _is_noise(pool: ReadPool, branch: Branch) -> bool:
     """Whether the branch did nothing but begin epochs; also nothing at all."""
     try:
         with pool.snapshot() as db:
@@ -111,12 +149,8 @@ def is_noise(pool: ReadPool, branch: Branch) -> bool:
         return False
 
 
-def save(datadir: DataDir, log: TransactionLog, pool: ReadPool, branch: Branch) -> Lost:
-    """Keep the branch under `lost/`. On the helper thread, with everything applied.
-
-    Raises `NeedsOperator` if there is no room, OSError or `PetsemError` if the disk refuses;
-    then nothing of it is left.
-    """
+def _save(datadir: DataDir, log: TransactionLog, pool: ReadPool, branch: Branch) -> Lost:
+    """Keep the branch under `lost/`."""
     directory = datadir.lost / f"{branch.fork}-to-{branch.end}"
     names = _names(pool, branch)
     if files.present(directory / NAMES):

@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-import apsw
 import structlog
 
 from petsem import limits
 from petsem.clock import Clock
-from petsem.errors import PetsemError, unavailable
+from petsem.errors import PetsemError
 from petsem.model import Position
 from petsem.replication import steps
 from petsem.replication.drivers import page_checksums
 from petsem.replication.drivers.database_file import PageReader
-from petsem.replication.drivers.log_types import DamagedRecord, LogError
+from petsem.replication.drivers.log_types import DamagedRecord
 from petsem.replication.retention import DEFAULT, Retention
 from petsem.replication.rolling import PageChecksums
 from petsem.server import sql
@@ -36,37 +34,24 @@ from petsem.server.changes import Changes
 from petsem.server.cluster_view import ClusterView
 from petsem.server.database import ReadPool
 from petsem.server.datadir import DataDir
-from petsem.server.replica import lost
 from petsem.server.replica.applying import Applying
-from petsem.server.replica.errors import NotContiguous
+from petsem.server.replica.errors import DISK_FULL, NotContiguous, disk_refusals, disk_refused
 from petsem.server.replica.install import remember_synced
 from petsem.server.replica.intake import Intake
+from petsem.server.replica.lost import give_up
+from petsem.server.replica.mending import Mending
 from petsem.server.replica.offload import offload
 from petsem.server.replica.receiving import Receiving
 from petsem.server.replica.recovery import Recovered, recover
 from petsem.server.replica.scanning import scan_all
+from petsem.server.replica.telling import Listeners, Telling
 from petsem.server.replica.upkeep import Upkeep, trim
-from petsem.server.schema import too_new_to_read
 from petsem.server.space import Space
 
 log = structlog.get_logger(__name__)
 
 _NOWHERE: Final = Position(0, 0, 0)
 _SETTLE_S: Final = 5.0
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(slots=True)
-class Listeners:
-    """Who is told, on the loop. `jumped`: the database is of another branch or moved by a
-    snapshot, so connections and what was cached from them are to be let go. `trouble`: only a
-    snapshot helps, and why. `lost`: a branch was given up."""
-
-    durable: list[Callable[[Position], None]] = field(default_factory=list)
-    applied: list[Callable[[Position], None]] = field(default_factory=list)
-    jumped: list[Callable[[], None]] = field(default_factory=list)
-    trouble: list[Callable[[str], None]] = field(default_factory=list)
-    lost: list[Callable[[lost.Lost], None]] = field(default_factory=list)
 
 
 class ReplicaStore:
@@ -87,15 +72,13 @@ class ReplicaStore:
         accept_command: str,
         reached: steps.Reached,
     ) -> None:
-        self.listeners = listeners
         self.log = found.log
         self.problem = found.problem
         self._datadir = datadir
         self._applier = found.applier
         self._helper = helper
         self._pool = pool
-        self._changes = changes
-        self._view = view
+        self._telling = Telling(pool, view, changes, listeners)
         self._clock = clock
         self._space = space
         self._accept_command = accept_command
@@ -103,13 +86,16 @@ class ReplicaStore:
         self._reader = PageReader(datadir.database)
         self._intake = Intake(datadir, helper, found.staged, reached)
         self._receiving = Receiving(found.log, found.table, self._reader, helper)
+        self._mending = Mending(
+            datadir, found.log, found.applier, self._receiving, self._reader, helper
+        )
         self._upkeep = Upkeep(datadir, found.applier, helper, lambda: self._applying.applied)
         self._scan: asyncio.Task[None] | None = None
-        self._mending: asyncio.Task[None] | None = None
+        self._mend_task: asyncio.Task[None] | None = None
         self._has_data = found.at is not None
         self._applying = self._applying_from(found.at or _NOWHERE)
         if found.at is not None:
-            self._now_at(found.at)
+            self._telling.readable(found.at)
         if found.problem is not None:
             log.error("replica_needs_snapshot", message=found.problem)
 
@@ -137,7 +123,7 @@ class ReplicaStore:
         try:
             found = await recover(datadir, helper, reached, segment_bytes)
         except OSError as e:
-            raise _refused(e) from e
+            raise disk_refused(e) from e
         return cls(
             datadir,
             found,
@@ -207,47 +193,45 @@ class ReplicaStore:
                 raise NotContiguous("only a snapshot helps this node")
             if self._space.low:
                 # Nobody else on a replica looks whether there is room again.
-                with _disk():
+                with disk_refusals():
                     await offload(self._helper, self._space.restore)
             self._space.check()
             at = self._receiving.end
             frames, refusal = await self._receiving.receive(batch, self._datadir.log)
             if frames:
-                end = self._receiving.end
-                for tell in self.listeners.durable:
-                    tell(end)
+                self._telling.durable(self._receiving.end)
                 self._applying.received(frames, at)
             if self._receiving.doubted:
                 self._fail("its database does not have the pages that its checksum promises")
             if isinstance(refusal, OSError):
-                if refusal.errno in _FULL:
+                if refusal.errno in DISK_FULL:
                     self._space.exhausted()
-                raise _refused(refusal) from refusal
+                raise disk_refused(refusal) from refusal
             if refusal is not None:
                 raise refusal
 
     async def begin_snapshot(self, at: Position, pages: int, first_page: int) -> None:
         """A snapshot of `at` begins, or goes on at `first_page`."""
         async with self._turn:
-            with _disk():
+            with disk_refusals():
                 await self._intake.begin(at, pages, first_page)
 
     async def snapshot_pages(self, first_page: int, data: bytes) -> None:
         """The next pages of it, one after the other, unpacked."""
         async with self._turn:
-            with _disk():
+            with disk_refusals():
                 await self._intake.pages(first_page, data)
 
     async def snapshot_changes(self, end: Position, ltx: bytes) -> None:
         """Transactions since its pages, up to `end`, if they come in several files."""
         async with self._turn:
-            with _disk():
+            with disk_refusals():
                 await self._intake.changes(end, ltx)
 
     async def end_snapshot(self, at: Position, ltx: bytes) -> None:
         """`ltx` leads from what came to `at`, empty if nothing does: verify and apply it all."""
         async with self._turn:
-            with _disk():
+            with disk_refusals():
                 if ltx:
                     await self._intake.changes(at, ltx)
                 await self._applying.stop()
@@ -271,20 +255,21 @@ class ReplicaStore:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._applying.settled(), _SETTLE_S)
-            with _disk():
-                given_up = await offload(self._helper, self._save, fork, higher, forced)
+            keep = partial(
+                give_up,
+                self._datadir,
+                self.log,
+                self._pool,
+                fork,
+                self._receiving.end,
+                higher=higher,
+                forced=forced,
+                command=self._accept_command,
+            )
+            with disk_refusals():
+                given_up = await offload(self._helper, keep)
             self._fail(f"what followed {fork} was of a branch that is gone")
-            if given_up.directory is not None:
-                kept_in = str(given_up.directory.relative_to(self._datadir.path))
-                log.error(
-                    "branch_lost",
-                    fork=str(fork),
-                    end=str(given_up.branch.end),
-                    transactions=given_up.branch.transactions,
-                    kept_in=kept_in,
-                )
-            for tell in self.listeners.lost:
-                tell(given_up)
+            self._telling.lost(given_up)
 
     # Upkeep
 
@@ -302,7 +287,7 @@ class ReplicaStore:
         """Shorten the log to what recovery and the followers need; they have `floor_txid`."""
         needed = self._datadir.read_state().synced_txid
         if needed is not None and not self.needs_snapshot:
-            with _disk():
+            with disk_refusals():
                 now_ms = self._clock.unix_ms()
                 await offload(self._helper, trim, self.log, needed, floor_txid, now_ms, bounds)
 
@@ -311,20 +296,22 @@ class ReplicaStore:
         database has it; followers that need it take a snapshot."""
         async with self._turn:
             if not self.needs_snapshot:
-                await self._mend(txid)
+                await self._applying.stop()
+                await self._mending.set_aside(txid, self._applying.applied)
+                self._applying.resume()
 
     async def close(self) -> None:
         """A clean stop: the next start has nothing to do."""
         if self._scan is not None:
             self._scan.cancel()
             await asyncio.wait([self._scan])
-        if self._mending is not None:
-            await asyncio.wait([self._mending])
+        if self._mend_task is not None:
+            await asyncio.wait([self._mend_task])
         async with self._turn:
             await self._applying.stop()
             await self._upkeep.stop()
             try:
-                with _disk():
+                with disk_refusals():
                     await self._intake.stop()
                     await offload(self._helper, self._leave)
             finally:
@@ -346,24 +333,12 @@ class ReplicaStore:
 
     def _was_applied(self, position: Position, pages: int) -> None:
         self._upkeep.wrote(pages)
-        self._now_at(position)
-        self._changes.publish_applied()
-        for tell in self.listeners.applied:
-            tell(position)
-
-    def _now_at(self, position: Position) -> None:
-        """Readers see `position`, if this program is one that may read it."""
-        with contextlib.suppress(apsw.Error, PetsemError), self._pool.reading() as db:
-            unreadable = too_new_to_read(db)
-            if unreadable != self._view.unreadable:
-                log.warning("schema_changed", message=unreadable or "the data can be read again")
-            self._view.unreadable = unreadable
-        self._view.has_applied(position)
+        self._telling.applied(position)
 
     def _not_applied(self, what: str, error: Exception) -> None:
         if isinstance(error, DamagedRecord):
             # Not here: this is the applying that mending stops.
-            self._mending = asyncio.create_task(self.log_damaged(error.txid), name="mend-log")
+            self._mend_task = asyncio.create_task(self.log_damaged(error.txid), name="mend-log")
             return
         self._fail(what)
 
@@ -371,51 +346,13 @@ class ReplicaStore:
         if self.problem is None:
             self.problem = what
             log.error("replica_needs_snapshot", message=what)
-            for tell in self.listeners.trouble:
-                tell(what)
+            self._telling.trouble(what)
 
     def _take_over(self, at: Position, table: PageChecksums) -> None:
         self.problem, self._has_data = None, True
         self._receiving.move(table)
         self._applying = self._applying_from(at)
-        for jump in self.listeners.jumped:
-            jump()
-        self._now_at(at)
-        self._changes.publish_all()
-        for tell in (*self.listeners.durable, *self.listeners.applied):
-            tell(at)
-
-    def _save(self, fork: Position, higher: bool, forced: bool) -> lost.Lost:
-        branch = lost.branch_after(self.log, fork, self._receiving.end)
-        if lost.is_noise(self._pool, branch):
-            return lost.Lost(branch, None, [])
-        if not forced:
-            lost.check_unasked(branch, higher=higher, command=self._accept_command)
-        return lost.save(self._datadir, self.log, self._pool, branch)
-
-    async def _mend(self, txid: int) -> None:
-        await self._applying.stop()
-        applied = self._applying.applied
-        await offload(self._helper, self._set_aside, txid, applied)
-        if self._receiving.end != applied:
-            # The sender has the rest, and the database is where it was before that.
-            commit = self._reader.size_pages()
-            assert applied.checksum is not None
-            self._receiving.move(PageChecksums.all_unknown(commit, applied.checksum))
-        self._applying.resume()
-
-    def _set_aside(self, txid: int, applied: Position) -> None:
-        # The records that would bring the database back after a loss of power may go.
-        self._applier.sync()
-        remember_synced(self._datadir, applied.txid)
-        with contextlib.suppress(LogError):
-            for damage in self.log.quarantine(txid):
-                log.error("log_damaged", damage=str(damage))
-        for gap in self.log.gaps:
-            if gap.until.txid <= applied.txid:
-                self.log.drop_before(gap.until.txid)
-        if self.log.gaps or self.log.end != self._receiving.end:
-            self.log.reset(applied)
+        self._telling.jumped(at)
 
     async def _scan_all(self) -> None:
         receiving = self._receiving
@@ -441,16 +378,3 @@ class ReplicaStore:
                     page_checksums.save(self._datadir.path, table, at, self._datadir.database)
         finally:
             self.log.close()
-
-
-@contextlib.contextmanager
-def _disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise _refused(e) from e
-
-
-def _refused(error: OSError) -> PetsemError:
-    what = "is full" if error.errno in _FULL else "fails"
-    return unavailable(f"the node cannot store what it has replicated: its disk {what}")

@@ -18,9 +18,9 @@ from google.protobuf.message import Message
 from petsem import limits
 from petsem.errors import Code, PetsemError, invalid
 from petsem.server.api.reply import SECURITY_HEADERS
-from petsem.server.auth import Request
 from petsem.server.forward import request_of
 from petsem.server.node import Node
+from petsem.server.principal import Request
 from petsem.server.rpc.caller import bearer
 from petsem.server.rpc.canonical import encode_json, parse_json
 from petsem.server.rpc.errors import TOO_LARGE, Header, connect_body, connect_error, unexpected

@@ -16,8 +16,8 @@ from google.protobuf.message import Message
 from petsem import limits
 from petsem.clock import Clock
 from petsem.errors import PetsemError, invalid, limited
-from petsem.server.auth import Request
 from petsem.server.host_key import of_call
+from petsem.server.principal import Request
 from petsem.server.rpc.caller import bearer, grpc_peer_ip
 from petsem.server.rpc.errors import grpc_error, unexpected
 from petsem.server.rpc.messages import parse

@@ -13,7 +13,7 @@ from typing import Final
 from grpc_health.v1 import health_pb2
 
 from petsem.errors import not_found
-from petsem.server.auth import Request
+from petsem.server.principal import Request
 from petsem.server.rpc.methods import Stream, Unary
 
 LOOK_S: Final = 1.0

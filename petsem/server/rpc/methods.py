@@ -17,9 +17,9 @@ from petsem import limits
 from petsem.errors import Code, PetsemError, invalid
 from petsem.model import check_org
 from petsem.server import policy
-from petsem.server.auth import Request
 from petsem.server.node import Node
 from petsem.server.passing_on import PassingOn
+from petsem.server.principal import Request
 from petsem.server.rpc import messages
 from petsem.wire import petsem_pb2 as pb
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from petsem.server.auth import Request
 from petsem.server.node import Node
+from petsem.server.principal import Request
 from petsem.server.rpc.methods import Exchange
 
 NAMES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")

@@ -14,7 +14,7 @@ import grpc
 
 from petsem import limits
 from petsem.errors import unavailable
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.live_tls import LiveTls
 from petsem.server.node import Node
 from petsem.server.rpc.handlers import Handlers, anybody, caller_of, certified_caller_of

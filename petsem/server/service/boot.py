@@ -22,13 +22,14 @@ from petsem.errors import PetsemError, limited, not_found
 from petsem.model import Kind, Position, Role, check_secret_name
 from petsem.secretbytes import SecretBytes
 from petsem.server import sql
-from petsem.server.auth import Authenticator, Names, Principal, Request
+from petsem.server.auth import Authenticator
 from petsem.server.bundles import Bundles
 from petsem.server.changes import POSITION, Changes
 from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource
 from petsem.server.keys import Owner
 from petsem.server.policy import SECRETS_READ
+from petsem.server.principal import Names, Principal, Request
 from petsem.server.service.staleness import check_boot
 from petsem.server.service.two_key import BootReads, Read
 from petsem.server.service.waiting import check_durable, check_fence, until_fresh

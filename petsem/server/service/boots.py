@@ -12,13 +12,14 @@ import apsw
 import msgspec
 import structlog
 
+from petsem import base64url
 from petsem.clock import rfc3339
 from petsem.crypto.keys import random_id
 from petsem.errors import Code, PetsemError, invalid, not_found
 from petsem.model import Kind, Position
-from petsem.server.auth import Principal
 from petsem.server.database import ReadPool
 from petsem.server.keys import Keys
+from petsem.server.principal import Principal
 from petsem.server.service.shared_keys import open_org_ticket
 from petsem.server.service.two_key import boot_caveat
 from petsem.server.service.writes import Call, Writes, owned_by
@@ -29,7 +30,7 @@ from petsem.server.store.orgs import OrgRow
 from petsem.server.writer import Txn
 from petsem.tokens.caveats import one_of, time_before
 from petsem.tokens.reasons import TokenRefused
-from petsem.tokens.text import decode_body, encode_part
+from petsem.tokens.text import encode_part
 from petsem.tokens.ticket import Ticket, discharge
 from petsem.wire import http
 
@@ -136,12 +137,10 @@ class Boots:
 
 
 def _data(text: str) -> bytes:
-    if not text.isascii():
+    data = base64url.decode(text)
+    if data is None:
         raise _no_ticket()
-    try:
-        return decode_body(text)
-    except TokenRefused:
-        raise _no_ticket() from None
+    return data
 
 
 def _no_ticket() -> PetsemError:

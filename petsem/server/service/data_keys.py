@@ -15,9 +15,9 @@ import apsw
 
 from petsem.errors import invalid
 from petsem.server import cursors, old_keys, resealing, rewrapping
-from petsem.server.auth import Principal
 from petsem.server.database import ReadPool
 from petsem.server.keys import Keys
+from petsem.server.principal import Principal
 from petsem.server.resealing import Resealer, Stage
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import keyring as rows

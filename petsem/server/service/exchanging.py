@@ -10,19 +10,20 @@ stands beside it, on the same parent, so that renewing never lengthens the chain
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Final
 
 import apsw
 import msgspec
+import structlog
 
 from petsem.clock import rfc3339
 from petsem.errors import invalid
-from petsem.model import Kind
-from petsem.server.auth import Authenticator, Names, Principal, Verified
+from petsem.model import Kind, is_host_key
+from petsem.server.auth import Authenticator
 from petsem.server.database import ReadPool
 from petsem.server.policy import TOKENS_EXCHANGE
+from petsem.server.principal import Names, Principal, Verified
 from petsem.server.service.minting import require_actions, with_inherited
 from petsem.server.service.tokens import Issued, Tokens
 from petsem.server.service.writes import Call, Writes, owned_by
@@ -33,8 +34,9 @@ from petsem.server.writer import Txn
 from petsem.tokens.caveats import one_of, parse_predicates, time_before
 from petsem.wire import http
 
+log = structlog.get_logger(__name__)
+
 EXCHANGE: Final = TOKENS_EXCHANGE.action
-_HOST_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LEAST_LIFE_MS: Final = 1_000
 
 
@@ -92,6 +94,15 @@ class Exchanging:
         with self._pool.snapshot() as db:
             minted = self._tokens.derive(db, nonce, position)
             behind = _behind(db, nonce) if body.renewable else None
+        log.info(
+            "exchanged",
+            issued=minted.id,
+            asker=principal.token.subject,
+            by=principal.token.token_id,
+            org=body.org,
+            app=body.app,
+            machine=body.machine,
+        )
         return http.Exchanged(
             token=minted.token,
             id=minted.id,
@@ -114,7 +125,7 @@ def _bound(body: http.Exchange, principal: Principal) -> list[str]:
 def _host_key(wanted: str | None, principal: Principal) -> str:
     """The key of the connection that asks, which a body cannot change; without one, the body's."""
     shown = None if principal.host_key is None else principal.host_key()
-    if wanted is not None and not _HOST_KEY.fullmatch(wanted):
+    if wanted is not None and not is_host_key(wanted):
         raise invalid(
             "host_key is the SHA-256 of a public key, as 64 lower-case hexadecimal digits"
         )

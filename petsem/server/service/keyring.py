@@ -21,11 +21,11 @@ import apsw
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose
 from petsem.errors import conflict, invalid, not_found
-from petsem.server.auth import Principal
 from petsem.server.database import ReadPool
 from petsem.server.held_keys import HeldKeys
 from petsem.server.keyring_source import KeyringSource, load_keyring
 from petsem.server.keys import Keys
+from petsem.server.principal import Principal
 from petsem.server.rewrapping import data_keys
 from petsem.server.service.data_keys import DataKeys
 from petsem.server.service.durability import NO_FOLLOWERS, Followers

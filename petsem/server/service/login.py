@@ -10,12 +10,13 @@ the org's key and setting alone (`org_of`).
 
 from __future__ import annotations
 
-import contextlib
 from typing import Final
 
 import apsw
 import msgspec
+import structlog
 
+from petsem import base64url
 from petsem.clock import Clock
 from petsem.crypto.keys import random_id
 from petsem.errors import Code, Detail, PetsemError, conflict, invalid, not_found
@@ -36,7 +37,7 @@ from petsem.sso.orgs import SsoOrg
 from petsem.tokens.caveats import Access, clear, one_of, time_before
 from petsem.tokens.grammar import parse_predicate
 from petsem.tokens.reasons import Reason, TokenRefused
-from petsem.tokens.text import decode_body, encode_body, parse_token
+from petsem.tokens.text import parse_token
 from petsem.tokens.ticket import (
     Ticket,
     discharge_caveats,
@@ -45,6 +46,8 @@ from petsem.tokens.ticket import (
     seal_ticket,
 )
 from petsem.wire import http
+
+log = structlog.get_logger(__name__)
 
 TICKET_LIFE_MS: Final = 15 * 60 * 1000
 """How long after its ticket was made a person's token can be minted: signing in takes minutes."""
@@ -72,7 +75,7 @@ class Login:
             raise _no_sign_in(org)
         made_ms = self._clock.unix_ms()
         ticket = Ticket(row.uid, random_id(), new_caveat_key(), made_ms, tuple(sso.domains))
-        return http.LoginTicket(encode_body(seal_ticket(*key, ticket)).decode("ascii"))
+        return http.LoginTicket(base64url.encode(seal_ticket(*key, ticket)))
 
     async def mint(self, body: http.LoginToken, call: Call) -> http.Minted:
         """The token of whoever the discharge was made for."""
@@ -90,10 +93,12 @@ class Login:
 
         # The writer is everybody's, and this door is open to everybody: first look, then queue.
         with self._pool.snapshot() as db:
-            _, ticket, _, _ = self._signed_in(db, body, data, self._clock.unix_ms())
+            org, ticket, email, _ = self._signed_in(db, body, data, self._clock.unix_ms())
         _, position = await self._writes.once_for(ticket.token, call, owner, Issued, job)
         with self._pool.snapshot() as db:
-            return self._tokens.derive(db, ticket.token, position)
+            minted = self._tokens.derive(db, ticket.token, position)
+        log.info("sign_in_finished", org=org.name, user=email, issued=minted.id)
+        return minted
 
     def org_of(self, key_id: bytes) -> SsoOrg | None:
         """The org whose authenticator's key has that id, as it is set now."""
@@ -128,7 +133,9 @@ class Login:
             found = rows.org_of_shared_key(db, key_id_of(data), "sso")
             org = None if found is None else orgs.org_by_id(db, found)
             if org is None or org.deleted_at is not None:
-                raise TokenRefused(Reason.DISCHARGE_INVALID, "that is no ticket of this cluster")
+                raise TokenRefused(
+                    Reason.DISCHARGE_INVALID, "that is no ticket of this cluster; begin again"
+                )
             ticket = shared_keys.open_org_ticket(db, self._keys, org, data)
         except TokenRefused as refused:
             raise refused.as_error() from None
@@ -208,7 +215,9 @@ def _person(text: str, data: bytes, ticket: Ticket, now_ms: int) -> str:
     try:
         token = parse_token(text)
         if token.discharges:
-            raise TokenRefused(Reason.DISCHARGE_INVALID, "give the discharge alone")
+            raise TokenRefused(
+                Reason.DISCHARGE_INVALID, "give the discharge alone, without its token"
+            )
         cids = discharge_caveats(token.root, data, ticket.caveat_key)
         first = parse_predicate(cids[0]) if cids else None
         if first is None or first.key != "user" or first.op != "=":
@@ -226,10 +235,12 @@ def _actions(asked: list[str] | None, sso: http.SsoInfo) -> list[str]:
         return sso.actions
     for action in asked:
         if action not in sso.actions:
+            # Said to those who have signed in only: what an org's people may do is its own affair.
             raise PetsemError(
                 Code.DENIED,
-                "the org does not let its people do all of that; ask for less, or have an operator "
-                "add it to the actions of its sso",
+                "you have signed in, but no token was made: the org's people may do "
+                f"{', '.join(sso.actions)}, and not all of what was asked for; sign "
+                "in again and ask for less, or have an operator add it to the actions of its sso",
                 Detail(reason=Reason.CAVEAT.value),
             )
     return asked
@@ -253,7 +264,7 @@ def _refused(message: str) -> PetsemError:
 
 
 def _unspell(text: str) -> bytes:
-    if text and text.isascii():
-        with contextlib.suppress(TokenRefused):
-            return decode_body(text)
-    raise invalid("ticket must be unpadded base64url")
+    data = base64url.decode(text)
+    if not data:
+        raise invalid("ticket must be unpadded base64url")
+    return data

@@ -10,8 +10,9 @@ from __future__ import annotations
 from petsem import limits
 from petsem.errors import Code, Detail, PetsemError, invalid
 from petsem.model import Kind, check_org
-from petsem.server.auth import Authenticator, Names, Principal
+from petsem.server.auth import Authenticator
 from petsem.server.policy import Rule, within_org_authority
+from petsem.server.principal import Names, Principal
 from petsem.server.service.kinds import LIFE_MAX_S
 from petsem.tokens.caveats import actions_of, expiry_of, inherited_of, values_of
 from petsem.tokens.grammar import Predicate, parse_predicate, parse_predicates

@@ -25,14 +25,14 @@ from petsem.crypto.keys import Purpose, random_id
 from petsem.errors import Code, PetsemError, conflict, limited, not_found, unavailable
 from petsem.model import Role, check_node
 from petsem.secretbytes import SecretBytes
-from petsem.server.auth import Principal
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.database import ReadPool
 from petsem.server.datadir import NodeIdentity, check_region
 from petsem.server.freshness import FreshnessSource
 from petsem.server.keys import Keys
 from petsem.server.peer.certificates import Authority, new_node_id, open_authority
 from petsem.server.peer.join_token import JoinToken
+from petsem.server.principal import Principal
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import keyring
 from petsem.server.store import nodes as rows

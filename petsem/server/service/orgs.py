@@ -19,10 +19,10 @@ from petsem.clock import rfc3339
 from petsem.crypto.keys import random_id
 from petsem.errors import PetsemError, conflict, not_found
 from petsem.model import Position, check_app, check_org
-from petsem.server.auth import Principal
 from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
 from petsem.server.keys import Keys
+from petsem.server.principal import Principal
 from petsem.server.service import settings
 from petsem.server.service.tokens import add_root_key
 from petsem.server.service.writes import COPIES, Call, Writes, owned_by

@@ -19,9 +19,9 @@ import msgspec
 
 from petsem.errors import PetsemError, invalid, unavailable
 from petsem.model import Kind, Position, check_app
-from petsem.server.auth import Principal
 from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
+from petsem.server.principal import Principal
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import orgs
 from petsem.server.store import revoking as rows

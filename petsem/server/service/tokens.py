@@ -20,10 +20,11 @@ from petsem.crypto.envelope import DamagedEnvelope, Record
 from petsem.crypto.keys import random_id
 from petsem.errors import Code, PetsemError, invalid, not_found, unavailable
 from petsem.model import Kind, Position
-from petsem.server.auth import Authenticator, Principal, Verified
+from petsem.server.auth import Authenticator
 from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
 from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.principal import Principal, Verified
 from petsem.server.service import two_key
 from petsem.server.service.kinds import kind_for
 from petsem.server.service.minting import caveats_for, check_label, expiry_ms

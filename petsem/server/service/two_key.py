@@ -20,10 +20,11 @@ import structlog
 
 from petsem.model import Kind, Position, Role
 from petsem.server import sql
-from petsem.server.auth import Authenticator, Names, Principal, Request, Verified
+from petsem.server.auth import Authenticator
 from petsem.server.cluster_view import ClusterView
 from petsem.server.database import read_position
 from petsem.server.policy import SECRETS_READ
+from petsem.server.principal import Names, Principal, Request, Verified
 from petsem.server.stale import stale_position
 from petsem.server.store import boot_grants, tokens
 from petsem.server.store.boot_grants import GrantRow

@@ -15,12 +15,12 @@ import apsw
 
 from petsem.errors import PetsemError, not_found
 from petsem.model import Freshness, Position, Role, check_secret_name
-from petsem.server.auth import Principal
 from petsem.server.bundles import Bundles
 from petsem.server.changes import POSITION, Changes
 from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource, to_http
 from petsem.server.keys import Keys
+from petsem.server.principal import Principal
 from petsem.server.service.staleness import check_boot
 from petsem.server.service.waiting import check_durable, check_fence, until_fresh
 from petsem.server.stale import stale_version

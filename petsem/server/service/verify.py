@@ -16,11 +16,12 @@ import msgspec
 from petsem import limits
 from petsem.errors import invalid, limited
 from petsem.model import Position, check_org
-from petsem.server.auth import Authenticator, Names, Request
+from petsem.server.auth import Authenticator
 from petsem.server.changes import REVOCATIONS, Changes
 from petsem.server.database import ReadPool, read_position
 from petsem.server.freshness import FreshnessSource
 from petsem.server.policy import TOKENS_VERIFY
+from petsem.server.principal import Names, Request
 from petsem.server.service.staleness import check_verdict
 from petsem.server.service.waiting import check_fence
 from petsem.server.store import orgs
@@ -32,7 +33,7 @@ from petsem.tokens.reasons import TokenRefused
 HEARTBEAT_S = 10.0
 
 
-# Structs, as in `petsem.server.auth`: a batch has 512 of each.
+# Structs, as in `petsem.server.principal`: a batch has 512 of each.
 
 
 class VerifyItem(msgspec.Struct, frozen=True):

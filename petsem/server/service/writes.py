@@ -20,10 +20,11 @@ from petsem.crypto.envelope import DamagedEnvelope, Place, Record
 from petsem.errors import Code, PetsemError, conflict, invalid
 from petsem.model import Position
 from petsem.server import sql
-from petsem.server.auth import Authenticator, Principal
 from petsem.server.keys import CLUSTER, Keys, Owner
+from petsem.server.principal import Principal
 from petsem.server.service.durability import NO_FOLLOWERS, REMOVAL_WAIT_S, Followers, durability
 from petsem.server.store import orgs
+from petsem.server.verifying import Verifying
 from petsem.server.writer import Txn, Writer
 from petsem.wire import http
 
@@ -57,7 +58,7 @@ class Writes:
         self,
         writer: Writer,
         keys: Keys,
-        auth: Authenticator,
+        auth: Verifying,
         followers: Followers = NO_FOLLOWERS,
     ) -> None:
         self._followers = followers

@@ -111,6 +111,14 @@ class ThirdPartyPoll(In, frozen=True, kw_only=True):
     release: Secret32 | None = None
 
 
+class SsoForm(In, frozen=True):
+    """The form of the page on which a person types a code."""
+
+    flow: SealedText
+    code: Annotated[str, Meta(description="as the terminal shows it")]
+    refuse: Annotated[str, Meta(description="if it is there, the answer is no")] | None = None
+
+
 class ThirdPartyPolled(Out, frozen=True, kw_only=True):
     """Whether there is a result, or the result."""
 

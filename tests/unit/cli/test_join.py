@@ -11,7 +11,7 @@ import pytest
 from petsem.crypto.keys import Purpose
 from petsem.errors import PetsemError, unavailable
 from petsem.server import join
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.join import Joined, KekInUse
 from tests.unit.cli.support import Node, problem, run
 

@@ -359,6 +359,32 @@ def test_a_token_that_is_not_of_this_sign_in(token: str, state: Path) -> None:
     assert not (state / "petsem" / "logins" / "acme.json").exists()
 
 
+@pytest.mark.parametrize("end", ["Q==", "R"])
+def test_a_ticket_that_is_spelt_in_another_way(end: str, state: Path) -> None:
+    """Padded, or with spare bits set: no authenticator takes it, nor do we."""
+    text = spelt(TICKET + b"!")
+    assert text.endswith("Q")
+    node = Authority(way="at once")
+    node.said["POST /v1/login"] = {"ticket": text[:-1] + end}
+    result = petsem(state, node, "login", "acme")
+    assert result.exit_code == 1
+    assert "the answer was not understood" in result.stderr
+    assert node.paths() == ["/v1/login", "/.well-known/petsem/3p"]
+
+
+def test_a_sign_in_that_was_refused(state: Path) -> None:
+    """The poll says that there is an answer, and the answer is no: one sentence, at once."""
+    node = Authority(polls_until_ready=2)
+    no = "the sign-in was refused on its page; begin it again if that was a mistake"
+    polls = [{"state": "pending"}, {"state": "ready"}, problem(403, "denied", no)]
+    node.said[POLL] = polls
+    result = petsem(state, node, "login", "acme")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (3, f"petsem: {no}")
+    bodies = node.bodies("/.well-known/petsem/3p/poll")
+    assert ["secret" in each for each in bodies] == [False, False, True]
+    assert not (state / "petsem" / "logins" / "acme.json").exists()
+
+
 def test_fewer_actions(state: Path) -> None:
     """--action asks for part of what the org allows, in one call."""
     node = Authority(way="at once")
@@ -371,6 +397,28 @@ def test_fewer_actions(state: Path) -> None:
             "actions": ["secrets:list", "x:y"],
         }
     ]
+
+
+@pytest.mark.parametrize("action", ["nodes:admin", "secrets:list,orgs:admin", "apps:hunter2"])
+def test_actions_of_nobody(action: str, state: Path) -> None:
+    """What no org can let its people do is refused before anybody signs in."""
+    node = Authority(way="at once")
+    result = petsem(state, node, "login", "acme", "--action", action)
+    assert (result.exit_code, node.requests) == (2, [])
+    assert "leave the rest out of --action" in result.stderr
+    assert "hunter2" not in result.stderr
+
+
+def test_actions_that_the_org_does_not_allow(state: Path) -> None:
+    """That is known at the end: the node's sentence says that there was a sign-in, and what for one
+    can be had; nothing is kept."""
+    node = Authority(way="at once")
+    said = "you have signed in, but no token was made: the org's people may do secrets:list"
+    node.said["POST /v1/login/token"] = problem(403, "denied", said, reason="CAVEAT")
+    result = petsem(state, node, "login", "acme", "--action", "secrets:read")
+    assert (result.exit_code, result.stderr) == (3, f"petsem: {said}\n")
+    assert node.bodies("/v1/login") == [{"org": "acme"}]
+    assert not (state / "petsem" / "logins" / "acme.json").exists()
 
 
 def test_a_copy_for_elsewhere(state: Path, tmp_path: Path) -> None:

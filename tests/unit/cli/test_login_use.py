@@ -468,68 +468,6 @@ def test_a_token_that_was_sent_is_verified_as_it_is(
     assert asked[1] == text
 
 
-def test_logout(state: Path, node: Authority) -> None:
-    """The token is revoked with itself, then forgotten, and both are said."""
-    path = f"/v1/orgs/acme/tokens/{TOKEN_ID}"
-    node.said[f"DELETE {path}"] = {
-        "id": TOKEN_ID,
-        "revoked_at": "2027-01-15T08:00:00Z",
-        "position": "00000001-0000000000000009",
-        "durability": {"asked": "local", "met": True, "replicated_to": []},
-    }
-    env = {"PETSEM_ADDR": "http://127.0.0.1:7499", "PETSEM_TOKEN": TOKEN}
-    result = petsem(state, node, "logout", env=env)
-    assert (result.exit_code, result.stdout) == (0, "the sign-in to acme is forgotten\n")
-    assert result.stderr == "its token is revoked\n"
-    assert [str(each.url) for each in node.requests] == [f"{ADDRESS}{path}"]
-    assert sent(node.requests[0]).discharges
-    assert not (state / "petsem" / "logins" / "acme.json").exists()
-    assert petsem(state, node, "logout", "acme").exit_code == 4
-    assert petsem(state, node, "logout").exit_code == 4
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "says"),
-    [
-        (403, "denied", "its token was not revoked, since that takes tokens:revoke; "),
-        (503, "unavailable", "warning: its token was not revoked: it is away; "),
-    ],
-)
-def test_logout_without_revoking(
-    status: int, code: str, says: str, state: Path, node: Authority
-) -> None:
-    """Forgotten all the same, and it is said from when on the token is worth nothing."""
-    node.said[f"DELETE /v1/orgs/acme/tokens/{TOKEN_ID}"] = problem(status, code, "it is away")
-    result = petsem(state, node, "logout", "acme", "-o", "json")
-    assert (result.exit_code, json.loads(result.stdout)) == (0, {"org": "acme", "revoked": False})
-    assert result.stderr == (
-        f"{says}without a new sign-in it opens nothing after 2027-01-15T09:00:00Z\n"
-    )
-    assert not (state / "petsem" / "logins" / "acme.json").exists()
-
-
-def test_logout_of_what_cannot_be_read(state: Path, node: Authority) -> None:
-    """A damaged sign-in is forgotten like another; one that is over needs no revoking."""
-    (state / "petsem" / "logins" / "acme.json").write_text("{}")
-    result = petsem(state, node, "logout", "acme")
-    assert result.exit_code == 0
-    assert "its token was not revoked" in result.stderr
-    assert node.requests == []
-    signed_in(state, node)
-    node.clock.advance(13 * 3600)
-    result = petsem(state, node, "logout", "acme")
-    assert (result.exit_code, result.stderr, node.requests) == (0, "", [])
-
-
-def test_logout_of_which(state: Path, node: Authority) -> None:
-    """Of several sign-ins, one has to be named."""
-    rename(state, "beta")
-    result = petsem(state, node, "logout")
-    assert result.exit_code == 2
-    assert "petsem logout ORG" in result.stderr
-    assert node.requests == []
-
-
 def test_a_killed_command_leaves_no_copy(state: Path, node: Authority) -> None:
     """What was half written is removed by the next that writes."""
     left = state / "petsem" / "logins" / ".petsem-x.tmp"

@@ -89,6 +89,15 @@ def test_how_long_a_token_lives_if_nobody_says(arguments: list[str], life_s: int
     assert "good until 2027-01-16T08:00:00Z" in result.stderr
 
 
+def test_kinds_that_can_be_minted() -> None:
+    """The help offers what a node makes; a person's token comes from signing in."""
+    told = run("token", "create", "--help").stdout
+    assert "[operator|org|deploy|read-only|host|service]" in told
+    node = Node({MINT: MINTED})
+    result = run("token", "create", "--action", "a", "--kind", "person", node=node)
+    assert (result.exit_code, node.requests) == (2, [])
+
+
 def test_create_into_a_file(tmp_path: Path) -> None:
     """Mode 0600, never over another file, and not on stdout."""
     out = tmp_path / "t"
@@ -326,6 +335,25 @@ def test_list_of_one_state() -> None:
         found = json.loads(run(*args, "-o", "json", node=node).stdout)["tokens"]
         assert [each["id"] for each in found] == [f"{number:032x}"]
     assert run("token", "list", "--state", "hunter2").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "there is no token of the cluster key\n"),
+        (("--org", "acme"), "there is no token of acme\n"),
+        (("--org", "acme", "--state", "live"), "there is no live token of acme\n"),
+    ],
+)
+def test_list_of_nothing(arguments: tuple[str, ...], says: str) -> None:
+    """It is said, as of sign-ins, and not where a program reads."""
+    ended = [] if arguments[-1:] != ("live",) else [{**INFO, "state": "expired"}]
+    listed = {"tokens": ended, "next": None}
+    node = Node({LISTED: listed, "GET /v1/tokens": listed})
+    result = run("token", "list", *arguments, node=node)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", says)
+    result = run("token", "list", *arguments, "-o", "json", node=node)
+    assert (json.loads(result.stdout), result.stderr) == ({"tokens": []}, "")
 
 
 def test_rotate_key() -> None:

@@ -28,6 +28,7 @@ from tests.unit.client.far_end import token as askers_token
 CLUSTER, ROOT_SECRET, CAVEAT_KEY = b"c" * 16, b"r" * 32, b"x" * 32
 READ = {"org": "acme", "action": "web:read", "app": "web"}
 LIFE_S = 3_600
+ALICE = "alice@example.com"
 
 
 @dataclass
@@ -215,3 +216,13 @@ class Verifier:
         before = self.node.asked
         verdict = self.ask(text, access)
         return verdict, self.node.asked > before
+
+
+def person(verifier: Verifier) -> Issued:
+    """Alice's token, which needs her discharge."""
+    return verifier.node.issue(kind=Kind.PERSON, person=ALICE)
+
+
+def why(verdict: Verdict) -> tuple[bool, str, str, str]:
+    """All that a refusal says."""
+    return verdict.allowed, verdict.reason, verdict.caveat, verdict.message

@@ -13,14 +13,14 @@ import apsw
 from petsem.clock import ManualClock
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose, generate_kek
-from petsem.server.auth import Principal, Request
 from petsem.server.database import open_writer
 from petsem.server.datadir import DataDir
 from petsem.server.init import init_cluster
 from petsem.server.node import Node, build_node
 from petsem.server.policy import NODES_ADMIN
+from petsem.server.principal import Principal, Request
+from petsem.server.service.batches import check_batch
 from petsem.server.service.boot import Fetch
-from petsem.server.service.secrets import check_batch
 from petsem.server.service.writes import Call
 from petsem.wire import http
 from petsem.wire.petsem_pb2 import FetchResponse

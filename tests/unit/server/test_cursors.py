@@ -27,9 +27,16 @@ def test_comes_back_as_it_went(place: Place) -> None:
     assert cursors.parse(text, Place) == place
 
 
+PLACE = cursors.encode(Place(7))
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "A", "!", "é", "AAAA", "bnVsbA", "e30", "A" * 5000, cursors.encode(Other(1, "x"))],
+    [
+        *("", "A", "!", "é", "AAAA", "bnVsbA", "e30", "A" * 5000, cursors.encode(Other(1, "x"))),
+        # The same place, padded and with spare bits set.
+        *(f"{PLACE}==", f"{PLACE[:-1]}R"),
+    ],
 )
 def test_refuses_everything_else(text: str) -> None:
     """With one sentence that says what to do, whatever it was."""

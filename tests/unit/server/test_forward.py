@@ -10,7 +10,6 @@ import pytest
 
 from petsem import limits
 from petsem.errors import Code, PetsemError
-from petsem.server.auth import Request
 from petsem.server.forward import (
     FORWARDED,
     Forwarded,
@@ -21,6 +20,7 @@ from petsem.server.forward import (
 )
 from petsem.server.host_key import HOST_KEY, given
 from petsem.server.peer.membership import Member
+from petsem.server.principal import Request
 from petsem.wire import petsem_pb2 as pb
 from tests.support.patience import PATIENCE_S
 
@@ -177,8 +177,9 @@ async def test_an_application_that_says_nothing_is_no_answer() -> None:
 @pytest.mark.parametrize("path", ["/sso", "/sso/callback/acme"])
 async def test_what_browsers_send_goes_to_the_pages_only(path: str) -> None:
     """A cookie, and where a form was, reach the pages and nothing else of another node."""
-    sent = [(b"cookie", b"c=1"), (b"sec-fetch-site", b"same-origin"), (b"referer", b"r")]
-    for where, arrives in ((path, sent[:2]), ("/.well-known/petsem/3p", []), ("/v1/login", [])):
+    form = [(b"sec-fetch-site", b"same-origin"), (b"origin", b"http://a"), (b"host", b"a")]
+    sent = [(b"cookie", b"c=1"), *form, (b"referer", b"r")]
+    for where, arrives in ((path, sent[:4]), ("/.well-known/petsem/3p", []), ("/v1/login", [])):
         scope = {**SCOPE, "path": where, "raw_path": where.encode(), "headers": sent}
         message = message_of(scope, b"", Request(None, "192.0.2.7"), "ams")
         _, seen = await call(message)

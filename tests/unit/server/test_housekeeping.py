@@ -8,10 +8,10 @@ import pytest
 import structlog
 
 from petsem.errors import Code, PetsemError
-from petsem.server.auth import Request
 from petsem.server.housekeeping import Housekeeping
+from petsem.server.principal import Request
+from petsem.server.service.batches import check_batch
 from petsem.server.service.boot import Fetch
-from petsem.server.service.secrets import check_batch
 from petsem.wire import http
 from tests.support.patience import PATIENCE_S
 from tests.unit.server.cluster import Cluster, call, flip

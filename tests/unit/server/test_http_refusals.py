@@ -54,6 +54,24 @@ def test_every_refusal_is_a_whole_response(refusal: Refusal) -> None:
     assert set(found) == {"code", "message", "details"}
 
 
+@pytest.mark.parametrize("refusal", EVERY, ids=lambda refusal: refusal.message)
+def test_every_refusal_has_the_form_of_connect_too(refusal: Refusal) -> None:
+    """Connect's name of the code, and the detail that every error there carries."""
+    head, _, body = refusal.encode([(b"x-default", b"1")], connect=True).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % refusal.status)
+    assert b"\r\nx-default: 1\r\n" in head
+    assert b"\r\ncontent-length: %d\r\n" % len(body) in head
+    assert (b"\r\nretry-after: 1\r\n" in head) == (refusal.code is Code.UNAVAILABLE)
+    found = json.loads(body)
+    name = {Code.INVALID: "invalid_argument", Code.UNAVAILABLE: "unavailable"}[refusal.code]
+    assert (found["code"], found["message"]) == (name, refusal.message)
+    (packed,) = found["details"]
+    assert packed["type"] == "petsem.v1.ErrorDetail"
+    assert packed["debug"]["code"] == refusal.code.value
+    assert packed["debug"].get("reason") == refusal.reason
+    assert "serverTimeMs" not in packed["debug"]
+
+
 def test_details_say_what_a_program_may_act_on() -> None:
     """What is too large has a reason, and what may be tried again a time."""
     too_large = http_refusals.body_too_large(2_097_152).encode([])

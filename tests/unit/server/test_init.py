@@ -14,13 +14,14 @@ from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError
 from petsem.model import Kind, Position
 from petsem.server import policy, sql
-from petsem.server.auth import Authenticator, Names, Request
+from petsem.server.auth import Authenticator
 from petsem.server.changes import Changes
 from petsem.server.config import load_config
 from petsem.server.database import open_reader, read_position
 from petsem.server.datadir import DataDir, NodeState
 from petsem.server.init import init_cluster
 from petsem.server.keys import CLUSTER, Keys
+from petsem.server.principal import Names, Request
 from petsem.tokens.text import parse_token
 
 

@@ -18,8 +18,8 @@ from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose, generate_kek
 from petsem.errors import PetsemError
 from petsem.server import files, join
+from petsem.server.address import Address
 from petsem.server.config import load_config
-from petsem.server.config_keys import Address
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState
 from petsem.server.files import FileOps
 from petsem.server.join import Joined, KekInUse, join_cluster

@@ -14,9 +14,9 @@ from petsem.crypto.keys import random_id
 from petsem.errors import Code, PetsemError, unavailable
 from petsem.model import Role
 from petsem.server import policy
-from petsem.server.auth import Names, Request
 from petsem.server.peer.dial import SEEN
 from petsem.server.peer.membership import Member
+from petsem.server.principal import Names, Request
 from petsem.server.seen_notes import NOTE_EVERY_MS
 from petsem.server.store import last_seen
 from petsem.server.writer import Txn

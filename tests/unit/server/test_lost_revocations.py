@@ -12,9 +12,9 @@ from petsem.crypto.keys import random_id
 from petsem.errors import Code, PetsemError
 from petsem.model import Role
 from petsem.server import files, sql
-from petsem.server.auth import Request
 from petsem.server.lost_revocations import MARK
 from petsem.server.peer.membership import Member
+from petsem.server.principal import Request
 from petsem.server.replica.lost import NAMES
 from petsem.wire import petsem_pb2 as pb
 from tests.support.nodes import Running, id_of, running

@@ -13,8 +13,8 @@ from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError, unavailable
 from petsem.model import Position
 from petsem.server import passing_on
-from petsem.server.auth import Request
 from petsem.server.datadir import DataDir
+from petsem.server.principal import Request
 from petsem.server.rpc.connect import connect_app
 from petsem.server.rpc.methods import Methods
 from petsem.server.service import waiting

@@ -12,9 +12,9 @@ from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError
 from petsem.model import Kind, Position
 from petsem.server import files
-from petsem.server.auth import Request
 from petsem.server.check import check
 from petsem.server.policy import NODES_ADMIN
+from petsem.server.principal import Request
 from petsem.server.recover import recover
 from tests.unit.server.cluster import Cluster
 

@@ -333,12 +333,17 @@ async def test_nothing_unforeseen_stops_the_writer(
     def fail(*_: object) -> None:
         raise OSError("the file system does not answer")
 
-    for broken in ("check", "_begin"):
+    connection = rig.writer._connection
+    for part, broken in (
+        (rig.space, "check"),
+        (connection, "begin"),
+        (connection, "_look_for_others"),
+    ):
         with monkeypatch.context() as patched:
-            patched.setattr(rig.space if broken == "check" else rig.writer, broken, fail)
+            patched.setattr(part, broken, fail)
             assert await together(rig, put("x")) == [Code.INTERNAL]
         assert await together(rig, put(broken)) == [broken]
-    assert rig.stored() == ["_begin", "check"]
+    assert rig.stored() == ["_look_for_others", "begin", "check"]
 
 
 async def test_a_disk_that_turns_read_only_is_unavailable(rig: _Rig) -> None:

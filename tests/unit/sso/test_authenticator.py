@@ -9,11 +9,12 @@ from urllib.parse import urlencode
 
 import pytest
 
+from petsem.base64url import decode as unspell
+from petsem.base64url import encode as spell
 from petsem.clock import rfc3339
 from petsem.crypto import aead
 from petsem.errors import Code, PetsemError
 from petsem.sso.answers import Asked, Discharged, Interactive, Waiting
-from petsem.sso.sealing import spell, unspell
 from tests.support.oidc import EvilProvider
 from tests.unit.sso.world import URL, Requester, World, query_of
 
@@ -257,7 +258,7 @@ async def test_the_ticket_needs_the_domain(world: World) -> None:
     """What the sealed ticket asks for counts beside what the org asks for today."""
     who = await world.begin(world.ticket(domains=("example.org",)))
     assert await refused(world.sign_in(who)) is Code.DENIED
-    assert await world.pending(who)
+    assert await refused(world.fetch(who)) is Code.DENIED
     world.change(domains=())
     again = await world.begin(world.ticket(domains=("example.com",)))
     await world.sign_in(again)
@@ -291,10 +292,13 @@ async def test_names_cannot_be_markup(world: World) -> None:
 
 
 async def test_the_provider_says_no(world: World) -> None:
-    """A person who does not sign in is told so, and may try again."""
+    """After an error that need not be the last word the person may try again."""
     who = await world.begin()
     came = world.provider.sign_in(await world.away(who))
-    assert await refused(world.back({"state": came["state"]})) is Code.DENIED
+    for error in ("server_error", "login_required", "ACCESS_DENIED"):
+        gone = {"state": came["state"], "error": error}
+        assert await refused(world.back(gone)) is Code.DENIED
+        assert await world.pending(who)
     assert await world.back(came)
 
 
@@ -316,6 +320,23 @@ async def test_calls_to_a_provider_are_bounded(world: World) -> None:
     assert world.provider.asked.count("/token") <= 20
     world.clock.advance(60)
     assert await world.back(came)
+
+
+async def test_the_addresses_of_one_network_are_one(world: World) -> None:
+    """Somebody with a /64 of IPv6 has no more sign-ins than with one address, and whoever is in
+    another one still has his."""
+    codes: list[Code | None] = []
+    for number in range(40):
+        who = await world.begin()
+        await world.page(who.flow)
+        ip = f"2001:db8:0:{1 if number < 39 else 2}::{number:x}"
+        try:
+            await world.authenticator.confirm(who.flow, who.answer.code or "", world.cookie, ip)
+        except PetsemError as error:
+            codes.append(error.code)
+        else:
+            codes.append(None)
+    assert codes == [None] * 20 + [Code.LIMIT] * 19 + [None]
 
 
 async def test_without_a_public_url(world: World) -> None:

@@ -10,7 +10,7 @@ from petsem.clock import ManualClock
 from petsem.errors import Code, PetsemError
 from petsem.sso import results
 from petsem.sso.flow import Flow
-from petsem.sso.rates import Rates
+from petsem.sso.rates import Rates, block_of
 from petsem.sso.results import Result, SignIns
 
 ACME, OTHER = b"a" * 16, b"o" * 16
@@ -50,6 +50,25 @@ def test_rates_remember_a_bounded_number_of_keys() -> None:
     rates.take("c")
     rates.take("a")
     assert refused(lambda: rates.take("b")) is Code.LIMIT
+
+
+@pytest.mark.parametrize(
+    ("ip", "block"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:0:1::7", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff:ffff:ffff:ffff", "2001:db8:0:1::/64"),
+        ("2001:0db8:0000:0001:0000::1", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::7", "2001:db8:0:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::1", "::/64"),
+        (None, None),
+        ("", None),
+    ],
+)
+def test_what_an_address_is_counted_as(ip: str | None, block: str | None) -> None:
+    """Whoever has an IPv6 network has 2^64 addresses of it, and is one."""
+    assert block_of(ip) == block
 
 
 def test_sign_ins_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

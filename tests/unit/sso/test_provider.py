@@ -12,6 +12,7 @@ from joserfc.jwk import ECKey, OctKey
 
 from petsem.errors import Code, PetsemError
 from petsem.sso import fetching
+from petsem.sso.id_token import key_id_of
 from petsem.sso.keys import fitting, read_keys
 from petsem.sso.urls import leads_to, may_ask
 from tests.support.oidc import OTHER_KEY, EvilProvider
@@ -26,7 +27,11 @@ async def outcome(world: World) -> Code | str:
     try:
         await world.sign_in(who)
     except PetsemError as error:
-        assert await world.pending(who)
+        if not await world.pending(who):
+            # The terminal is told, and gets nothing else.
+            with pytest.raises(PetsemError) as told:
+                await world.fetch(who)
+            assert told.value.code is Code.DENIED
         return error.code
     return (await world.fetch(who)).user
 
@@ -155,6 +160,15 @@ async def test_signatures_that_let_nobody_in(world: World, sign: Sign) -> None:
     and what is no token at all."""
     world.provider.sign = lambda claims: sign(world.provider, claims)
     assert await outcome(world) is Code.DENIED
+
+
+def test_a_header_has_one_spelling(world: World) -> None:
+    """Padded, with spare bits set, or with what a decoder would skip: it cannot be read."""
+    head, rest = world.provider.signed({}, kid="k").split(".", 1)
+    assert (key_id_of(f"{head}.{rest}"), len(head) % 4) == ("k", 2)
+    for other in (f"{head}==", f"{head[:-1]}R", f"{head[:8]}!{head[8:]}", f"{head}\n"):
+        with pytest.raises(PetsemError, match="cannot be read"):
+            key_id_of(f"{other}.{rest}")
 
 
 async def test_hs256_with_a_secret_in_the_key_set(world: World) -> None:

@@ -9,13 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from petsem import base64url
 from petsem.clock import ManualClock
 from petsem.crypto import aead
 from petsem.sso.answers import Asked, Callback, Discharged, Going, Interactive, Waiting
 from petsem.sso.authenticator import Authenticator
 from petsem.sso.orgs import SsoOrg
 from petsem.sso.pages import Page
-from petsem.sso.sealing import spell
 from petsem.tokens.text import parse_token
 from petsem.tokens.ticket import Ticket, discharge_caveats, new_caveat_key, seal_ticket
 from tests.support.oidc import CLIENT_ID, CLIENT_SECRET, EvilProvider
@@ -77,7 +77,7 @@ class World:
         org = org or self.acme
         caveat_key = new_caveat_key()
         made = Ticket(org.uid, aead.random_bytes(16), caveat_key, self.clock.unix_ms(), domains)
-        text = spell(seal_ticket(org.key_id, org.key, made))
+        text = base64url.encode(seal_ticket(org.key_id, org.key, made))
         self.caveat_keys[text] = caveat_key
         return text
 
@@ -85,7 +85,7 @@ class World:
         """What a discharge of that ticket says; it is checked to be one."""
         macaroon = parse_token(found.discharge).root
         cids = discharge_caveats(macaroon, macaroon.identifier, self.caveat_keys[ticket])
-        assert spell(macaroon.identifier) == ticket
+        assert base64url.encode(macaroon.identifier) == ticket
         return [cid.decode() for cid in cids]
 
     async def begin(self, ticket: str | None = None, port: int | None = None) -> Requester:
@@ -93,7 +93,7 @@ class World:
         answer = await self.authenticator.discharge(
             Asked(
                 ticket=ticket or self.ticket(),
-                commitment=spell(hashlib.sha256(secret).digest()),
+                commitment=base64url.encode(hashlib.sha256(secret).digest()),
                 redirect_port=port,
                 ip="192.0.2.7",
             )
@@ -135,11 +135,17 @@ class World:
         assert typed is not None
         return await self.authenticator.confirm(who.flow, typed, self.cookie, "192.0.2.8")
 
+    async def refuse(self, who: Requester, cookie: str | None = None) -> Going:
+        """The other button of the page."""
+        sent = self.cookie if cookie is None else cookie
+        return self.take(await self.authenticator.refuse(who.flow, sent, "192.0.2.8"))
+
     async def back(
         self, came: dict[str, str], cookie: str | None = None, org: str = "acme"
     ) -> Going:
         """The browser comes back from the provider, to the redirect URI that that one knows."""
-        answer = Callback(org, came["state"], came.get("code"), came.get("iss"))
+        denied = came.get("error") == "access_denied"
+        answer = Callback(org, came["state"], came.get("code"), came.get("iss"), denied)
         sent = self.cookie if cookie is None else cookie
         return self.take(await self.authenticator.callback(answer, sent, "192.0.2.8"))
 
@@ -148,7 +154,7 @@ class World:
         return await self.back(self.provider.sign_in(await self.away(who)))
 
     async def fetch(self, who: Requester, release: str | None = None) -> Discharged:
-        found = await self.authenticator.poll(who.flow, spell(who.secret), release)
+        found = await self.authenticator.poll(who.flow, base64url.encode(who.secret), release)
         assert isinstance(found, Discharged), found
         return found
 

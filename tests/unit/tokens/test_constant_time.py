@@ -23,6 +23,8 @@ JUDGES: Final = sorted(
         (petsem, "tokens/**/*.py"),
         (petsem, "sso/**/*.py"),
         (petsem, "server/auth*.py"),
+        (petsem, "server/root_keys.py"),
+        (petsem, "server/verifying.py"),
         (petsem, "server/**/*login*.py"),
         (petsem_client, "*.py"),
     )

@@ -19,6 +19,15 @@ def test_every_reason_has_a_message() -> None:
     assert set(MESSAGES) == set(Reason)
 
 
+@pytest.mark.parametrize("reason", [each for each in Reason if each is not Reason.CAVEAT])
+def test_every_message_says_what_to_do_next(reason: Reason) -> None:
+    """After what happened, as every error does. What to do about a caveat only its text says."""
+    happened, semicolon, next_step = MESSAGES[reason].partition("; ")
+    assert semicolon, reason
+    assert min(len(happened), len(next_step)) > 10
+    assert "\n" not in next_step
+
+
 def test_reasons_are_the_published_set() -> None:
     """Other programs compare these names."""
     assert " ".join(Reason) == (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from petsem import __version__
 from petsem.crypto.ca import identity_of, new_node_key, node_csr
 from petsem.crypto.keys import Purpose
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.peer.join_token import JoinToken
 from petsem.wire.petsem_pb2 import JoinRequest
 from tests.unit.server.api.world import APP, SECRETS, Api

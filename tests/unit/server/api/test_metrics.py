@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from petsem import __version__
+from petsem.sso.outcomes import Failure, Step
 from tests.unit.server.api.world import SECRETS, Api
 
 
@@ -61,3 +62,25 @@ async def test_stopping(api: Api) -> None:
     """A node that is stopping is not ready, here as at /readyz."""
     api.node.status.draining = True
     assert (await _samples(api))["petsem_ready", ()] == 0
+
+
+async def test_sign_ins(api: Api) -> None:
+    """Each step and each failure has its number from the start, and no other label."""
+    outcomes = api.node.authenticator.outcomes
+    outcomes.steps[Step.REFUSED] += 2
+    outcomes.failures[Failure.CODE] += 3
+    found = await _samples(api)
+    steps = {"started": 0, "confirmed": 0, "signed_in": 0, "refused": 2}
+    failures = dict.fromkeys(map(str, Failure), 0) | {"code": 3}
+    assert (
+        found.items()
+        >= {
+            **{("petsem_sign_ins_total", (("step", k),)): n for k, n in steps.items()},
+            **{("petsem_sign_in_failures_total", (("reason", k),)): n for k, n in failures.items()},
+        }.items()
+    )
+    labels = [labels for name, labels in found if name.startswith("petsem_sign_in")]
+    assert len(labels) == len(steps) + len(failures)
+    refused = await api.ask("GET", "/sso", token=None, flow="x")
+    assert refused.status == 400
+    assert (await _samples(api))["petsem_sign_in_failures_total", (("reason", "other"),)] == 1

@@ -123,6 +123,21 @@ def test_errors(document: Any) -> None:
     assert responses.keys() == {f"Error{status}" for status in {*STATUS.values(), 413}}
 
 
+def test_pages(document: Any) -> None:
+    """A form is one, with its bound; what refuses a browser is a page, but for what nobody
+    expected."""
+    paths = document["paths"]
+    confirm = paths["/sso"]["post"]
+    for operation in (paths["/sso"]["get"], confirm, paths["/sso/callback/{org}"]["get"]):
+        for status, response in operation["responses"].items():
+            assert ("text/html" in response.get("content", {})) == (status != "500"), status
+        assert operation["responses"]["429"]["headers"].keys() == {"Retry-After"}
+    form = confirm["requestBody"]["content"]["application/x-www-form-urlencoded"]
+    assert form["schema"] == {"$ref": "#/components/schemas/SsoForm"}
+    assert document["components"]["schemas"]["SsoForm"]["required"] == ["flow", "code"]
+    assert "413" in confirm["responses"]
+
+
 def test_references(document: Any) -> None:
     """Every reference leads somewhere, and every schema is referred to."""
     text = json.dumps(document)

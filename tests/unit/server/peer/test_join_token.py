@@ -14,7 +14,7 @@ from petsem import limits
 from petsem.crypto import ca
 from petsem.crypto.ca import CertRole
 from petsem.secretbytes import SecretBytes
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.peer.join_token import PREFIX, JoinToken, JoinTokenError
 from petsem.tokens.text import check_of
 

@@ -16,7 +16,8 @@ from petsem.server.changes import Changes
 from petsem.server.cluster_view import ClusterView
 from petsem.server.database import ReadPool, read_position
 from petsem.server.datadir import DataDir, NodeState
-from petsem.server.replica.store import Listeners, ReplicaStore
+from petsem.server.replica.store import ReplicaStore
+from petsem.server.replica.telling import Listeners
 from petsem.server.space import Space
 from tests.support.leader_source import LeaderSource, Record
 
@@ -25,6 +26,7 @@ class Rig:
     """`store` is the replica; `told` what its listeners heard."""
 
     store: ReplicaStore
+    listeners: Listeners
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
@@ -46,6 +48,9 @@ class Rig:
         def tell(what: str):  # type: ignore[no-untyped-def]
             return [lambda *about: told.append((what, *about))]
 
+        self.listeners = Listeners(
+            tell("durable"), tell("applied"), tell("jumped"), tell("trouble"), tell("lost")
+        )
         self.store = await ReplicaStore.open(
             self.datadir,
             helper=self.helper,
@@ -54,9 +59,7 @@ class Rig:
             view=self.view,
             clock=self.view.clock,
             space=self.space,
-            listeners=Listeners(
-                tell("durable"), tell("applied"), tell("jumped"), tell("trouble"), tell("lost")
-            ),
+            listeners=self.listeners,
             accept_command="petsem accept",
             segment_bytes=self.segment_bytes,
             reached=reached,

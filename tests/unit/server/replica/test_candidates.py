@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from petsem.server.address import Address
 from petsem.server.cluster_view import LeaderAddresses
-from petsem.server.config_keys import Address
 from petsem.server.database import ReadPool
 from petsem.server.datadir import NodeIdentity
 from petsem.server.replica.candidates import MOST, Candidate, candidates

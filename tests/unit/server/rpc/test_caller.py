@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from petsem.errors import Code, PetsemError
-from petsem.server.auth import Request
+from petsem.server.principal import Request
 from petsem.server.rpc.caller import bearer, grpc_peer_ip
 
 

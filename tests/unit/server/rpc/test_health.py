@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from petsem.errors import Code, PetsemError
-from petsem.server.auth import Request
+from petsem.server.principal import Request
 from petsem.server.rpc import health
 from petsem.server.rpc.health import Health
 

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from petsem.clock import rfc3339
 from petsem.errors import PetsemError
-from petsem.server.config_keys import Address
+from petsem.server.address import Address
 from petsem.server.node import Node
 from petsem.server.rpc.connect import connect_app
 from petsem.server.rpc.server import GrpcServer, start_grpc

@@ -13,7 +13,7 @@ import structlog
 
 from petsem.errors import Code, PetsemError
 from petsem.model import Position
-from petsem.server.auth import Request
+from petsem.server.principal import Request
 from petsem.server.service import boot, waiting
 from petsem.server.service.boot import Fetched
 from petsem.wire import petsem_pb2 as pb

@@ -10,10 +10,10 @@ import pytest
 from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError
 from petsem.server import cursors, resealing
-from petsem.server.auth import Request
 from petsem.server.check import check
 from petsem.server.policy import NODES_ADMIN
-from petsem.server.service.secrets import check_batch
+from petsem.server.principal import Request
+from petsem.server.service.batches import check_batch
 from petsem.wire import http
 from tests.unit.server.cluster import Cluster, call, flip
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from petsem.clock import rfc3339
 from petsem.errors import Code, PetsemError
 from petsem.server import policy
-from petsem.server.auth import Names, Request
 from petsem.server.host_key import given
+from petsem.server.principal import Names, Request
 from petsem.server.service.boot import Fetch
 from petsem.tokens.text import parse_token
 from petsem.wire import http
@@ -297,3 +298,25 @@ async def test_a_person(node: Running) -> None:
     assert await reads(node, service.token) == "read"
     await node.revoke(id_of(token))
     assert await reads(node, service.token) == "REVOKED"
+
+
+async def test_an_exchange_is_in_the_log(node: Running) -> None:
+    """Who asked, with which token, for what, and the id of what was made; no token."""
+    asker = await node.mint(ASKER)
+    with capture_logs() as logged:
+        made = await exchange(node, asker.token, host_key=HOST)
+    assert logged == [
+        {
+            "event": "exchanged",
+            "log_level": "info",
+            "issued": made.id,
+            "asker": f"org:{asker.id}",
+            "by": asker.id,
+            "org": "acme",
+            "app": "web",
+            "machine": "m1",
+        }
+    ]
+    with capture_logs() as logged:
+        await refused(node, asker.token)
+    assert logged == []

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from petsem.errors import Code, PetsemError
 from petsem.model import Kind
@@ -17,7 +18,7 @@ from petsem.tokens.text import encode_part, encode_token, parse_token
 from petsem.tokens.ticket import Ticket, discharge, new_caveat_key, seal_ticket
 from petsem.wire import http
 from tests.support import people
-from tests.support.nodes import Running, call, running
+from tests.support.nodes import Running, call, id_of, running
 from tests.support.people import ALICE, SSO, bound, login, new_ticket, set_up, signed_in, token_for
 
 
@@ -127,8 +128,44 @@ async def test_actions_are_those_that_the_org_lets_people_do(node: Running) -> N
     assert node.verdict(bound(token, made), action="secrets:list").allowed
     assert not node.verdict(bound(token, made), action="secrets:write").allowed
     with pytest.raises(PetsemError) as caught:
-        await login(node, actions=["secrets:list", "secrets:read"])
+        await login(node, actions=["secrets:list", "hunter2:x"])
     assert caught.value.code is Code.DENIED
+    # Who has signed in is told what he may do, and that he did sign in; what he typed is not said.
+    said = caught.value.message
+    assert said.startswith("you have signed in, but no token was made")
+    assert "may do secrets:list, secrets:write, and not all" in said
+    assert "hunter2" not in said
+
+
+async def test_strangers_are_not_told_what_people_may_do(node: Running) -> None:
+    """Whose people may read values is worth knowing to whoever looks for somebody to deceive: the
+    beginning is the same whatever they may, and the end is refused for want of a discharge."""
+    ticket = new_ticket(node)
+    stranger = discharge(ticket, new_caveat_key(), [f"user = {ALICE}"])
+    for actions in (["secrets:list"], ["secrets:read"]):
+        with pytest.raises(PetsemError) as caught:
+            await token_for(node, ticket, stranger, actions)
+        assert caught.value.code is Code.UNAUTHENTICATED
+        assert "secrets:" not in caught.value.message
+    assert set(http.Login.__struct_fields__) == {"org"}
+
+
+async def test_a_finished_sign_in_is_in_the_log(node: Running) -> None:
+    """Who, where and which token: its id, and nothing that could be used."""
+    with capture_logs() as logged:
+        token, _ = await login(node)
+    assert logged == [
+        {
+            "event": "sign_in_finished",
+            "log_level": "info",
+            "org": "acme",
+            "user": ALICE,
+            "issued": id_of(token),
+        }
+    ]
+    with capture_logs() as logged, pytest.raises(PetsemError):
+        await login(node, actions=["secrets:read"])
+    assert logged == []
 
 
 async def test_an_org_without_sign_in(node: Running) -> None:

@@ -14,10 +14,10 @@ from petsem.crypto import ca
 from petsem.crypto.ca import CertRole, Identity
 from petsem.crypto.keys import Purpose
 from petsem.errors import Code, PetsemError
-from petsem.server.auth import Request
 from petsem.server.operator_token import issue_operator_token
 from petsem.server.peer.join_token import JoinToken
 from petsem.server.policy import NODES_ADMIN
+from petsem.server.principal import Request
 from petsem.server.service.nodes import INVITATION_MS, INVITATIONS_KEPT_MS, Nodes
 from petsem.wire import petsem_pb2 as pb
 from tests.support.following import follow

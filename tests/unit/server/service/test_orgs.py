@@ -12,7 +12,7 @@ import pytest
 from petsem.clock import rfc3339
 from petsem.errors import Code, PetsemError, unavailable
 from petsem.server import policy
-from petsem.server.auth import Names
+from petsem.server.principal import Names
 from petsem.server.service.orgs import UNDELETE_MS
 from petsem.server.service.writes import Writes
 from petsem.wire import http

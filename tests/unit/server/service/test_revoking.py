@@ -11,8 +11,8 @@ import pytest
 from petsem.errors import Code, PetsemError, unavailable
 from petsem.model import Position
 from petsem.server import policy
-from petsem.server.auth import Names, Request
 from petsem.server.changes import REVOCATIONS
+from petsem.server.principal import Names, Request
 from petsem.server.service import revoking
 from petsem.server.store import revoking as rows
 from petsem.server.writer import Txn

@@ -1,12 +1,9 @@
-"""An app's secrets: whole batches, every bound to the byte, history, and nothing shown."""
+"""An app's secrets: whole batches, history, what is told of them, and nothing shown."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,15 +11,15 @@ import structlog
 
 from petsem import limits
 from petsem.clock import rfc3339
-from petsem.errors import Code, PetsemError
+from petsem.errors import PetsemError
 from petsem.server import policy
-from petsem.server.auth import Names
+from petsem.server.principal import Names
+from petsem.server.service.batches import check_batch
 from petsem.server.service.boot import Fetch
-from petsem.server.service.secrets import Batch, check_batch
 from petsem.wire import http
-from tests.support.nodes import Running, call, id_of, narrowed, outcome, refusal, running
+from tests.support.nodes import Running, call, id_of, narrowed, outcome, running
+from tests.unit.server.service.web_app import CONFLICT, INVALID, NOT_FOUND, counts, diff, refused
 
-INVALID, CONFLICT, NOT_FOUND = Code.INVALID, Code.CONFLICT, Code.NOT_FOUND
 CANARY = "canary-77e1-value"
 
 
@@ -30,23 +27,6 @@ CANARY = "canary-77e1-value"
 async def node(tmp_path: Path) -> AsyncIterator[Running]:
     async with running(tmp_path) as node:
         yield node
-
-
-async def refused(write: Any) -> tuple[Code, str | None, str | None]:
-    """How a write is refused."""
-    with pytest.raises(PetsemError) as error:
-        await write
-    return refusal(error.value)
-
-
-def counts(node: Running) -> tuple[int, int, int]:
-    """(version, secrets, size) of acme/web."""
-    found = node.rows("SELECT version, secrets, size FROM apps WHERE name = 'web'")[0]
-    return found[0], found[1], found[2]
-
-
-def batch(**body: Any) -> Batch:
-    return check_batch(http.SecretsPatch(**body))
 
 
 # Batches
@@ -95,117 +75,6 @@ async def test_digests_differ_for_equal_values_of_two_names_and_two_apps(node: R
     digests = [each.digest for each in (*web.set, *api.set)]
     assert len(set(digests)) == 3
     assert all(len(bytes.fromhex(digest)) == 16 for digest in digests)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"set": {"A": "x"}, "unset": ["A"]},
-        {"unset": ["A", "A"]},
-        {"set": {"1A": "x"}},
-        {"set": {"": "x"}},
-        {"set": {"A" * 256: "x"}},
-        {"set": {"A B": "x"}},
-        {"set": {"Ä": "x"}},
-        {"unset": ["A\n"]},
-        {"set": {"A": http.Base64Value(base64="?")}},
-        {"set": {"A": http.Base64Value(base64="QQ")}},
-        {"set": {"A": http.Base64Value(base64="ü")}},
-        {"set": {"A": "x" * (limits.VALUE_MAX_BYTES + 1)}},
-        {"set": {"A": "ü" * (limits.VALUE_MAX_BYTES // 2 + 1)}},
-        {"set": {f"N{n}": "" for n in range(1001)}},
-        {"set": {f"N{n}": "" for n in range(1000)}, "unset": ["A"]},
-        {"set": {"A": "x"}, "durability": http.ReplicatedDurability(replicated=0)},
-    ],
-)
-def test_a_batch_is_checked_before_anything_is_sealed(body: dict[str, Any]) -> None:
-    """Names, doubles, encodings and sizes out of bounds are `invalid`, and no value is quoted."""
-    with pytest.raises(PetsemError) as error:
-        batch(**body)
-    assert error.value.code is INVALID
-    assert "xxx" not in error.value.message
-    assert "üüü" not in error.value.message
-
-
-def test_the_longest_of_everything_is_taken() -> None:
-    """1,000 names, a name of 255 characters and a value of 64 KiB are within bounds."""
-    largest = batch(set={f"N{n}": "" for n in range(999)}, unset=["A" * 255])
-    assert len(largest.names) == 1000
-    text = batch(set={"A": "ü" * (limits.VALUE_MAX_BYTES // 2)})
-    assert len(text.set["A"]) == limits.VALUE_MAX_BYTES
-    raw = base64.b64encode(b"\xff" * limits.VALUE_MAX_BYTES).decode()
-    assert batch(set={"A": http.Base64Value(base64=raw)}).set["A"].reveal() == b"\xff" * 65536
-
-
-def test_values_do_not_show_in_a_batch() -> None:
-    """The repr of a batch and of what made it has names and no value."""
-    made = batch(
-        set={"A": CANARY, "B": http.Base64Value(base64=base64.b64encode(CANARY.encode()).decode())}
-    )
-    assert "A" in repr(made)
-    assert CANARY not in repr(made) + str(made) + repr(call("/x", CANARY))
-
-
-# Limits of an app
-
-
-async def test_a_thousand_secrets_and_not_one_more(node: Running) -> None:
-    """The 1,001st name is refused; in exchange for another one it is taken."""
-    await node.patch({f"N{n}": "" for n in range(1000)})
-    assert counts(node)[1] == 1000
-    assert await refused(node.patch({"ONE_MORE": ""})) == (INVALID, "TOO_LARGE", None)
-    await node.patch({"ONE_MORE": "", "N1": "again"}, unset=["N0"])
-    assert counts(node)[1] == 1000
-    assert len(await node.values()) == 1000
-
-
-async def test_a_mebibyte_of_names_and_values_and_not_one_byte_more(node: Running) -> None:
-    """Names count as values do, to the byte, and room that is given back can be used again."""
-    values = {f"N{n:02}": "x" * (limits.VALUE_MAX_BYTES - 3) for n in range(16)}
-    await node.patch(values)
-    assert counts(node)[2] == limits.APP_MAX_BYTES
-    assert await refused(node.patch({"A": ""})) == (INVALID, "TOO_LARGE", None)
-    assert await refused(node.patch({"N00": "x" * (limits.VALUE_MAX_BYTES - 2)}))
-    await node.patch({"A": "ab", "N00": "x" * (limits.VALUE_MAX_BYTES - 6)})
-    assert counts(node)[2] == limits.APP_MAX_BYTES
-    await node.patch({"B": "x" * 100}, unset=["N01"])
-    assert counts(node)[2] == limits.APP_MAX_BYTES - limits.VALUE_MAX_BYTES + 101
-
-
-async def test_the_last_version_there_can_be(node: Running) -> None:
-    """A version is 32 bits; after the last one nothing is written any more."""
-    await node.tamper("UPDATE apps SET version = ?", limits.VERSION_MAX - 1)
-    assert (await node.patch({"A": "x"})).version == limits.VERSION_MAX
-    assert (await refused(node.patch({"A": "y"})))[0] is CONFLICT
-    assert (await refused(node.destroy("A")))[0] is CONFLICT
-
-
-# Conditions
-
-
-async def test_if_version_tells_the_current_one(node: Running) -> None:
-    """A batch, a rollback and a diff that assume another version are told which there is."""
-    await node.patch({"A": "1"}, if_version=0)
-    await node.patch({"A": "2"}, if_version=1)
-    for write in (node.patch({"A": "3"}, if_version=1), node.rollback(1, if_version=3)):
-        with pytest.raises(PetsemError) as error:
-            await write
-        detail = error.value.detail
-        assert (error.value.code, detail.have_version) == (CONFLICT, 2)
-    with pytest.raises(PetsemError) as error:
-        diff(node, {"A": "3"}, if_version=1)
-    assert error.value.detail.have_version == 2
-    assert (await node.rollback(1, if_version=2)).version == 3
-
-
-async def test_of_two_that_assume_the_same_version_one_wins(node: Running) -> None:
-    """In one group too: the second sees what the first one did."""
-    found = await asyncio.gather(
-        *(node.patch({"A": f"{n}"}, if_version=0) for n in range(3)), return_exceptions=True
-    )
-    assert [getattr(each, "version", None) for each in found] == [1, None, None]
-    assert await node.values() == {"A": b"0"}
 
 
 async def test_an_app_that_is_not_there(node: Running) -> None:
@@ -296,101 +165,6 @@ async def test_a_rollback_of_a_destroyed_value_conflicts(node: Running) -> None:
     assert await node.values() == {"A": b"2", "B": b"2"}
 
 
-# Destroy
-
-
-def envelopes(node: Running) -> dict[tuple[str, int], bool]:
-    """Whether each stored row still has its value, by name and version."""
-    rows = node.rows("SELECT name, since, envelope IS NOT NULL, digest IS NOT NULL FROM secrets")
-    assert all(row[2] == row[3] for row in rows)
-    return {(name, since): bool(there) for name, since, there, _ in rows}
-
-
-async def test_destroying_a_name_removes_every_value_it_ever_had(node: Running) -> None:
-    """It is unset by a version of its own, and no version has a value of it any more."""
-    await node.patch({"A": "1", "B": "b"})
-    await node.patch({"A": "2"})
-    await node.rollback(1)
-    gone = await node.destroy("A")
-    assert (gone.version, gone.destroyed) == (4, [http.DestroyedSecret("A", [1, 2, 3])])
-    assert envelopes(node) == {
-        ("A", 1): False, ("A", 2): False, ("A", 3): False, ("B", 1): True,
-    }  # fmt: skip
-    assert await node.values() == {"B": b"b"}
-    assert counts(node) == (4, 1, 2)
-    for version in (1, 2, 3):
-        with pytest.raises(PetsemError) as error:
-            await node.values(version=version)
-        assert error.value.code is NOT_FOUND
-        assert await node.values(version=version, names=("B",)) == {"B": b"b"}
-
-
-async def test_destroying_one_version_takes_its_copies_along(node: Running) -> None:
-    """A value is one envelope, wherever a rollback copied it; other values of the name stay."""
-    await node.patch({"A": "1"})
-    await node.patch({"A": "2"})
-    await node.rollback(1)
-    await node.patch({"A": "4"})
-    gone = await node.destroy("A", version=3)
-    assert (gone.version, gone.destroyed) == (4, [http.DestroyedSecret("A", [1, 3])])
-    assert envelopes(node) == {
-        ("A", 1): False, ("A", 2): True, ("A", 3): False, ("A", 4): True,
-    }  # fmt: skip
-    assert await node.values() == {"A": b"4"}
-
-
-async def test_the_current_value_is_not_destroyed_by_version(node: Running) -> None:
-    """Not by its own version, nor by that of the version it was copied from; and not by one that
-    there is not yet."""
-    await node.patch({"A": "1"})
-    await node.patch({"A": "2"})
-    await node.rollback(1)
-    for version in (1, 3):
-        assert await refused(node.destroy("A", version=version)) == (CONFLICT, None, None)
-    for version in (0, 4, limits.VERSION_MAX):
-        assert await refused(node.destroy("A", version=version)) == (NOT_FOUND, None, None)
-    assert all(envelopes(node).values())
-
-
-async def test_a_destroy_is_whole_or_nothing(node: Running) -> None:
-    """A name that never had a value fails the whole of it; so does one given twice."""
-    await node.patch({"A": "1"})
-    assert await refused(node.destroy("A", "GONE")) == (NOT_FOUND, None, None)
-    assert (await refused(node.destroy("A", "A")))[0] is INVALID
-    assert (await refused(node.destroy()))[0] is INVALID
-    assert (await refused(node.destroy("A B")))[0] is INVALID
-    assert envelopes(node) == {("A", 1): True}
-    await node.destroy("A")
-    assert await refused(node.destroy("A")) == (NOT_FOUND, None, None)
-
-
-async def test_destroying_history_makes_no_version(node: Running) -> None:
-    """A name that was unset already changes nothing that is current."""
-    await node.patch({"A": "1"})
-    await node.patch(unset=["A"])
-    assert (await node.destroy("A")).version == 2
-    assert counts(node) == (2, 0, 0)
-
-
-@pytest.mark.parametrize("how", ["name", "version", "app", "org"])
-async def test_what_is_destroyed_is_on_no_page_of_the_database(node: Running, how: str) -> None:
-    """Neither the value's envelope nor the boot bundle that held it is left in the database or its
-    WAL when the answer is given."""
-    await node.patch({"A": "1" * 5000, "B": "b"})
-    sealed = node.rows("SELECT envelope FROM secrets WHERE name = 'A'")[0][0]
-    bundle = node.rows("SELECT envelope FROM bundles")[0][0]
-    await node.patch({"A": "2"})
-    assert sealed[-1000:] in node.on_disk()
-    if how in ("name", "version"):
-        await node.destroy("A", version=1 if how == "version" else None)
-    elif how == "app":
-        await node.delete_app(now=True)
-    else:
-        await node.delete_org(now=True)
-    for secret in (sealed, bundle):
-        assert secret[-1000:] not in node.on_disk()
-
-
 # Listing and history
 
 
@@ -461,14 +235,6 @@ async def test_the_history_says_what_each_version_did(node: Running) -> None:
 
 
 # Diff
-
-
-def diff(node: Running, values: dict[str, str], **more: Any) -> http.SecretsDiff:
-    """What a reader is told."""
-    may_read = more.pop("may_read", True)
-    operator = node.principal(policy.SECRETS_WRITE, Names("acme", "web"))
-    body = batch(set=values, **more)
-    return node.node.secrets.diff(operator, "acme", "web", body, may_read=may_read)
 
 
 async def test_a_diff_tells_writers_less_than_readers(node: Running) -> None:

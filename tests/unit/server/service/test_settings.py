@@ -11,7 +11,7 @@ import pytest
 
 from petsem.errors import Code, PetsemError
 from petsem.server import policy
-from petsem.server.auth import Names
+from petsem.server.principal import Names
 from petsem.server.service.settings import (
     BOOT_MAX_STALENESS_DEFAULT_S,
     BOOT_MAX_STALENESS_MAX_S,

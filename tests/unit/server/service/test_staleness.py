@@ -12,9 +12,9 @@ from petsem.clock import ManualClock
 from petsem.errors import Code, PetsemError
 from petsem.model import Position, Role
 from petsem.server import policy
-from petsem.server.auth import Names, Request
 from petsem.server.cluster_view import ClusterView
 from petsem.server.freshness import FreshnessSource
+from petsem.server.principal import Names, Request
 from petsem.server.service import waiting
 from petsem.server.service.boot import Fetch
 from petsem.server.service.staleness import check_verdict

@@ -15,7 +15,7 @@ from petsem.errors import Code, PetsemError
 from petsem.limits import CAVEATS_MAX, CAVEATS_MINTED_MAX
 from petsem.model import Kind
 from petsem.server import policy
-from petsem.server.auth import Names, Request
+from petsem.server.principal import Names, Request
 from petsem.server.service.kinds import LIFE_MAX_S, kind_for
 from petsem.server.service.writes import KEPT_MS
 from petsem.tokens.identifier import Identifier

@@ -13,14 +13,15 @@ import msgspec
 import pytest
 import structlog
 
+from petsem import base64url
 from petsem.errors import Code, PetsemError
 from petsem.model import Position
 from petsem.server import policy
-from petsem.server.auth import Names, Request
+from petsem.server.principal import Names, Request
 from petsem.server.service import boot, two_key, waiting
 from petsem.tokens.grammar import parse_predicate
 from petsem.tokens.macaroon import Macaroon
-from petsem.tokens.text import encode_body, encode_token, parse_token
+from petsem.tokens.text import encode_token, parse_token
 from petsem.tokens.thirdparty import require_discharge
 from petsem.tokens.ticket import Ticket, discharge, new_caveat_key, seal_ticket
 from petsem.wire import http
@@ -64,7 +65,7 @@ async def service(node: Running, *caveats: str, **more: Any) -> str:
 
 def ticket_of(token: str) -> str:
     (found,) = [c.cid for c in parse_token(token).root.caveats if c.vid is not None]
-    return encode_body(found).decode()
+    return base64url.encode(found)
 
 
 async def allow(
@@ -321,10 +322,10 @@ async def test_tickets_that_are_none(node: Running) -> None:
     nothing = (INVALID, None, None)
     altered = ticket[:-2] + ("AA" if ticket[-2:] != "AA" else "BA")
     await people.set_up(node)
-    of_person = encode_body(people.new_ticket(node)).decode()
+    of_person = base64url.encode(people.new_ticket(node))
     signed, _ = await people.login(node)
     stranger = Ticket(bytes(16), bytes.fromhex(id_of(token)), new_caveat_key(), 0)
-    forged = encode_body(seal_ticket(bytes(16), bytes(32), stranger)).decode()
+    forged = base64url.encode(seal_ticket(bytes(16), bytes(32), stranger))
     for wrong in (
         altered,
         of_person,

@@ -12,8 +12,8 @@ import pytest
 
 from petsem.errors import Code, PetsemError
 from petsem.model import Position
-from petsem.server.auth import Names, Principal, Request
 from petsem.server.policy import SECRETS_READ
+from petsem.server.principal import Names, Principal, Request
 from petsem.server.service.values import Wanted, values
 from petsem.wire import http
 from tests.support.following import follow

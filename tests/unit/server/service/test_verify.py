@@ -14,7 +14,7 @@ from petsem import limits
 from petsem.crypto.aead import random_bytes
 from petsem.errors import Code, PetsemError
 from petsem.model import Kind, Position
-from petsem.server.auth import Request
+from petsem.server.principal import Request
 from petsem.server.service import verify as verify_module
 from petsem.server.service.verify import Verdict, VerifyItem
 from petsem.server.store.tokens import RevocationRow

@@ -16,9 +16,9 @@ import structlog
 from petsem.errors import Code, PetsemError
 from petsem.model import Position
 from petsem.server import policy
-from petsem.server.auth import Names
 from petsem.server.datadir import DataDir
-from petsem.server.service.secrets import check_batch
+from petsem.server.principal import Names
+from petsem.server.service.batches import check_batch
 from petsem.server.service.writes import KEPT_MS, Call
 from petsem.wire import http
 from tests.support.failing_vfs import FULL, IO, FailingVfs

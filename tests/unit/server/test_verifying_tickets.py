@@ -19,7 +19,7 @@ from petsem.tokens.text import encode_token, parse_token
 from petsem.tokens.thirdparty import require_discharge
 from petsem.tokens.ticket import discharge
 from tests.support.nodes import Running, running
-from tests.unit.server.test_auth import Thief, ask
+from tests.unit.server.thief import Thief, ask
 
 OWN_KEY, CAVEAT_KEY = b"o" * 32, b"c" * 32
 TICKET = b"the ticket of the token that was issued"
