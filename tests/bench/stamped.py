@@ -32,7 +32,7 @@ from petsem.server.database import ReadPool, read_position
 from petsem.server.replica.feed_files import File
 from petsem.server.replica.store import ReplicaStore
 from petsem.server.replica.upstream import Upstream
-from petsem.server.writer import Writer
+from petsem.server.writing_connection import WritingConnection
 
 Stamp = Callable[..., None]
 _now = time.monotonic_ns
@@ -43,7 +43,7 @@ def _replace(owner: type, name: str, function: Callable[..., object]) -> None:
 
 
 def _leader(stamp: Stamp) -> None:
-    commit, read, message = Writer._commit, WalTail.read, File.message
+    commit, read, message = WritingConnection.commit, WalTail.read, File.message
 
     def timed_read(tail: WalTail, frames: int | None = None) -> list[WalCommit]:
         began = _now()
@@ -51,9 +51,11 @@ def _leader(stamp: Stamp) -> None:
         stamp("read", _now() - began, len(found))
         return found
 
-    def timed_commit(writer: Writer, db: apsw.Connection, at: Position, now_ms: int) -> None:
+    def timed_commit(
+        connection: WritingConnection, db: apsw.Connection, at: Position, now_ms: int
+    ) -> None:
         began = _now()
-        commit(writer, db, at, now_ms)
+        commit(connection, db, at, now_ms)
         ended = _now()
         stamp("commit", at.txid, ended - began, ended)
 
@@ -62,7 +64,7 @@ def _leader(stamp: Stamp) -> None:
         stamp("message", file.position.txid, len(made))
         return made
 
-    _replace(Writer, "_commit", timed_commit)
+    _replace(WritingConnection, "commit", timed_commit)
     _replace(WalTail, "read", timed_read)
     _replace(File, "message", sized)
 

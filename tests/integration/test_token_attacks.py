@@ -418,7 +418,7 @@ def test_ten_mebibytes(site: Site) -> None:
         assert site.doors.ask("POST", "/v1/tokens/verify-batch", batch).error == TOO_LARGE
         for form, content in (("json", body), ("proto", asked.SerializeToString())):
             answer = site.doors.ask("POST", VERIFY, content, content_type=f"application/{form}")
-            assert (answer.status, answer.body["code"]) == (413, "invalid")
+            assert (answer.status, answer.body["code"]) == (413, "invalid_argument")
         assert site.doors.rpc(VERIFY, asked).status == "RESOURCE_EXHAUSTED"
     _refused_as_a_header(site, token)
     assert site.peak_kib - before < MEMORY_KIB

@@ -16,7 +16,7 @@ import apsw
 
 from petsem.replication.image import PAGE_SIZE
 from petsem.server import main as server
-from petsem.server.writer import Writer
+from petsem.server.writing_connection import WritingConnection
 
 COMMAND: Final = (sys.executable, "-m", "tests.support.large_node")
 _ROW_PAGES: Final = 1_024
@@ -50,9 +50,9 @@ def _put(db: apsw.Connection, pages: int, content: str) -> None:
 def main(directory: str) -> int:
     """As the command line does, but for that."""
     path = _order_of(Path(directory))
-    begin = Writer._begin
+    begin = WritingConnection.begin
 
-    async def begin_large(self: Writer) -> apsw.Connection:
+    async def begin_large(self: WritingConnection) -> apsw.Connection:
         db = await begin(self)
         if path.exists():
             pages, content = path.read_text().split()
@@ -60,7 +60,7 @@ def main(directory: str) -> int:
             _put(db, int(pages), content)
         return db
 
-    Writer._begin = begin_large  # type: ignore[method-assign]
+    WritingConnection.begin = begin_large  # type: ignore[method-assign]
     return server.serve(Path(directory), insecure=False, environ=os.environ)
 
 

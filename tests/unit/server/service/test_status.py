@@ -122,7 +122,7 @@ async def test_a_writer_without_its_database_is_not_ready(
     """While it cannot be opened again, writes fail, and the node says so."""
     async with cluster.running() as node:
         with monkeypatch.context() as patch:
-            patch.setattr(node.writer, "_db", None)
+            patch.setattr(node.writer._connection, "_db", None)
             assert node.status.ready() == [
                 "the writer cannot open the database; see the node's log"
             ]
