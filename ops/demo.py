@@ -1,4 +1,5 @@
-"""The main job on real input: three regions, secrets from a .env, a boot without the leader.
+"""The main job on real input: three regions, secrets from a .env, a boot without the leader, and
+another leader.
 
 Run it through `ops/demo`. Everything happens on loopback, in a temporary directory that is removed
 at the end. Each step prints the command that a person would type, and what it printed.
@@ -28,6 +29,7 @@ EXPECTED_FILE = CHECKOUT / "ops" / "demo.expected.json"
 MACHINE = "3d8d9014"
 READY_WITHIN_S = 30
 THROUGH_FRA = ("SET_IN_FRA", "passed on by a replica")
+AFTER = ("SET_AFTER", "taken by the new leader")
 UNHEARD_S = 4
 """Long enough without the leader for a replica to say so."""
 
@@ -63,33 +65,58 @@ class Demo:
         """A headline."""
         print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}")
 
-    def talk_to(self, place: Place, *, show: bool = True) -> None:
-        """What `export PETSEM_ADDR=… PETSEM_GRPC=…` does."""
-        self.environ |= {"PETSEM_ADDR": f"http://{place.http}", "PETSEM_GRPC": place.grpc}
+    def talk_to(self, *places: Place, show: bool = True) -> None:
+        """What `export PETSEM_ADDR=… PETSEM_GRPC=…` does. The client goes by the order."""
+        addresses = ",".join(f"http://{place.http}" for place in places)
+        endpoints = ",".join(place.grpc for place in places)
+        self.environ |= {"PETSEM_ADDR": addresses, "PETSEM_GRPC": endpoints}
         if show:
-            print(f"$ export PETSEM_ADDR=http://{place.http} PETSEM_GRPC={place.grpc}")
+            print(f"$ export PETSEM_ADDR={addresses} PETSEM_GRPC={endpoints}")
 
-    def petsem(self, *arguments: str, show: bool = True, given: str | None = None) -> str:
-        """Run the command line as a person would, and show it; its standard output. `given` is
+    def petsem(self, *arguments: str, given: str | None = None) -> None:
+        """Run the command line as a person would, and show it with all that it prints. `given` is
         piped into it."""
-        if show:
-            pipe = "" if given is None else f"printf %s {shlex.quote(given)} | "
-            print(f"$ {pipe}petsem " + self._for_people(shlex.join(arguments)), flush=True)
-        done = subprocess.run(
+        pipe = "" if given is None else f"printf %s {shlex.quote(given)} | "
+        print(f"$ {pipe}petsem " + self._for_people(shlex.join(arguments)))
+        done = self._run(arguments, subprocess.STDOUT, given)
+        if done.stdout:
+            print(self._for_people(done.stdout.decode().rstrip()))
+        self._succeeded(done, arguments)
+
+    def quietly(self, *arguments: str, then: str) -> str:
+        """The same, but `then` is what the output goes through, which the caller does instead: only
+        what is said on stderr is shown."""
+        print("$ petsem " + self._for_people(shlex.join(arguments)) + then)
+        done = self._run(arguments, subprocess.PIPE)
+        if done.stderr:
+            print(self._for_people(done.stderr.decode().rstrip()))
+        self._succeeded(done, arguments)
+        # Decoded here: a text pipe would turn "\r\n" inside a value into "\n".
+        return done.stdout.decode()
+
+    def node_of(self, place: Place) -> str:
+        """The name that the node in a region got."""
+        file: dict[str, str] = json.loads((self.root / place.region / "node.json").read_text())
+        return file["node_id"]
+
+    def _run(
+        self, arguments: tuple[str, ...], stderr: int, given: str | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
             [str(PETSEM), *arguments],
             input=None if given is None else given.encode(),
             stdout=subprocess.PIPE,
+            stderr=stderr,
             env=self.environ,
             cwd=self.root,
             check=False,
         )
-        # Decoded here: a text pipe would turn "\r\n" inside a value into "\n".
-        output = done.stdout.decode()
-        if show and output:
-            print(self._for_people(output.rstrip()), flush=True)
+
+    def _succeeded(
+        self, done: subprocess.CompletedProcess[bytes], arguments: tuple[str, ...]
+    ) -> None:
         if done.returncode != 0:
             raise DemoFailedError(f"petsem {arguments[0]} ended with {done.returncode}")
-        return output
 
     def use_token(self, file: str) -> None:
         """What `export PETSEM_TOKEN_FILE=…` does."""
@@ -101,7 +128,7 @@ class Demo:
 
     def serve(self, place: Place) -> None:
         """`petsem serve`, ready to be used."""
-        print(f"$ petsem serve {place.region} 2> {place.region}.log &", flush=True)
+        print(f"$ petsem serve {place.region} 2> {place.region}.log &")
         with (self.root / f"{place.region}.log").open("wb") as log:
             place.process = subprocess.Popen(
                 [str(PETSEM), "serve", place.region], cwd=self.root, env=self.environ, stderr=log
@@ -111,17 +138,15 @@ class Demo:
     def join(self, place: Place) -> None:
         """A replica: invited by the leader, with the keys that its operator places beside it."""
         region = place.region
-        print(f"$ petsem node invite --region {region} > {region}.join-token")
-        token = self.root / f"{region}.join-token"
-        token.write_text(self.petsem("node", "invite", "--region", region, show=False))
-        token.chmod(0o600)
+        token = f"{region}.join-token"
+        self.petsem("node", "invite", "--region", region, "--out", token)
         print(f"$ cp ams.keyring.json {region}.keyring.json")
         keyring = self.root / f"{region}.keyring.json"
         keyring.touch(0o600)
         keyring.write_bytes((self.root / "ams.keyring.json").read_bytes())
         self.petsem(
             "join", region, "--region", region, *place.addresses,
-            "--join-token-file", token.name,
+            "--join-token-file", token,
         )  # fmt: skip
         self.serve(place)
 
@@ -144,7 +169,7 @@ class Demo:
                 urllib.request.urlopen(f"http://{place.http}/readyz") as answer,
             ):
                 print(f"$ curl -s http://{place.http}/readyz")
-                print(answer.read().decode().rstrip(), flush=True)
+                print(answer.read().decode().rstrip())
                 return
             time.sleep(0.05)
         raise DemoFailedError(f"the node in {place.region} did not become ready")
@@ -156,6 +181,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the nodes running at the end")
     keep = parser.parse_args().keep
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # In a pipe too, each line comes before what follows from it.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="petsem-demo-") as name:
         demo = Demo(Path(name))
         try:
@@ -189,6 +216,7 @@ def tour(demo: Demo, keep: bool) -> None:
         boot(demo)
         compare(demo)
         outlive(demo)
+        lead(demo)
         if keep:
             wait_for_the_end(demo)
     finally:
@@ -199,20 +227,51 @@ def tour(demo: Demo, keep: bool) -> None:
 
 
 def outlive(demo: Demo) -> None:
-    """The leader is gone, and a machine boots in another region."""
-    demo.step("The leader is killed, and a machine in syd boots all the same")
+    """The leader is gone, and the machine boots again from the next node of its list."""
+    demo.step("The leader is killed, and a machine beside it boots all the same")
     assert demo.ams.process is not None
-    print("$ kill -9 %1", flush=True)
+    print("$ kill -9 %1")
     demo.ams.process.kill()
     demo.ams.process.wait()
+    print(f"$ sleep {UNHEARD_S}")
     time.sleep(UNHEARD_S)
-    demo.talk_to(demo.syd)
-    fetched = demo.petsem(
-        "boot", "env", "-a", "acme/web", "--machine", MACHINE, "-o", "json", show=False
+    nearest(demo, demo.ams, demo.fra, demo.syd)
+    same(demo)
+
+
+def nearest(demo: Demo, *places: Place) -> None:
+    """Talk to the nodes as a machine in the region of the first does."""
+    order = ", ".join(place.region for place in places)
+    print(
+        f"# A machine in {places[0].region} knows the nodes in the order of their nearness: {order}"
     )
-    print(f"$ petsem boot env -a acme/web --machine {MACHINE} -o json | diff - demo.expected.json")
-    if json.loads(fetched) != expected():
-        raise DemoFailedError("the replica's secrets are not what was set")
+    demo.talk_to(*places)
+
+
+def same(demo: Demo, *options: str, **more: str) -> None:
+    """The machine gets what was set, as JSON."""
+    fetched = demo.quietly(
+        "boot", "env", "-a", "acme/web", "--machine", MACHINE, *options, "-o", "json",
+        then=" > got.json",
+    )  # fmt: skip
+    wanted = expected() | more
+    if json.loads(fetched) != wanted:
+        raise DemoFailedError("what came back is not what was set")
+    print(f"{len(wanted)} variables in got.json, each as it was set")
+
+
+def lead(demo: Demo) -> None:
+    """A replica becomes the leader and takes a write, which the other one has too."""
+    demo.step("The leader will not come back: the replica in fra becomes the leader")
+    demo.talk_to(demo.fra)
+    demo.use_token("ams.operator.token")
+    demo.petsem("status")
+    demo.petsem("node", "promote", demo.node_of(demo.fra), "--force")
+    demo.petsem("secrets", "set", AFTER[0], "-a", "acme/web", given=AFTER[1])
+    demo.step("A machine in syd gets it from the replica there, if need be after a moment")
+    nearest(demo, demo.syd, demo.fra, demo.ams)
+    demo.use_token("machine.token")
+    same(demo, "--min-version", "3", **dict([AFTER]))
 
 
 def boot(demo: Demo) -> None:
@@ -229,10 +288,10 @@ def boot(demo: Demo) -> None:
     demo.use_token("machine.token")
     demo.petsem("token", "inspect")
     demo.step("The orchestrator boots the machine over gRPC: a child process gets the secrets")
-    environment = demo.petsem(
-        "boot", "exec", "-a", "acme/web", "--machine", MACHINE, "--", "env", "-0", show=False
+    nearest(demo, demo.fra, demo.syd, demo.ams)
+    environment = demo.quietly(
+        "boot", "exec", "-a", "acme/web", "--machine", MACHINE, "--", "env", "-0", then=""
     )
-    print(f"$ petsem boot exec -a acme/web --machine {MACHINE} -- env", flush=True)
     given = dict(pair.split("=", 1) for pair in environment.split("\0") if pair)
     for name, wanted in expected().items():
         if given.get(name) != wanted:
@@ -246,26 +305,21 @@ def boot(demo: Demo) -> None:
 
 def compare(demo: Demo) -> None:
     """The same through `boot env`, as JSON."""
-    fetched = demo.petsem(
-        "boot", "env", "-a", "acme/web", "--machine", MACHINE, "-o", "json", show=False
-    )
-    print(f"$ petsem boot env -a acme/web --machine {MACHINE} -o json | diff - demo.expected.json")
-    if json.loads(fetched) != expected():
-        raise DemoFailedError("what came back is not what was set")
+    same(demo)
     demo.step("The same token opens no other app")
     denied = subprocess.run(
         [str(PETSEM), "boot", "env", "-a", "acme/api", "--machine", MACHINE],
         env=demo.environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    print(f"$ petsem boot env -a acme/api --machine {MACHINE}")
-    print(denied.stderr.rstrip())
+    print(f"$ petsem boot env -a acme/api --machine {MACHINE}\n{denied.stderr.rstrip()}")
     if denied.returncode != 3:
         raise DemoFailedError(f"another app was answered with {denied.returncode}")
 
 
 def search(demo: Demo) -> None:
     """No value of some length stands in any file of the data directory."""
-    values = [value.encode() for value in expected().values() if len(value) >= 6]
+    stored = expected() | dict([AFTER])
+    values = [value.encode() for value in stored.values() if len(value) >= 6]
     files = [
         path
         for place in demo.places
@@ -287,15 +341,16 @@ def expected() -> dict[str, str]:
 
 def wait_for_the_end(demo: Demo) -> None:
     """Print what a second terminal needs, and wait for Ctrl-C."""
-    demo.step("The leader is started again, and all three go on running; in a second terminal:")
+    demo.step("The old leader is started again, and all three go on running; in a second terminal:")
     demo.talk_to(demo.ams, show=False)
     demo.serve(demo.ams)
-    addresses = ",".join(f"http://{place.http}" for place in demo.places)
-    endpoints = ",".join(place.grpc for place in demo.places)
+    places = (demo.fra, demo.syd, demo.ams)
+    addresses = ",".join(f"http://{place.http}" for place in places)
+    endpoints = ",".join(place.grpc for place in places)
     print(f"export PATH={shlex.quote(str(PETSEM.parent))}:$PATH")
     print(f"export PETSEM_ADDR={addresses} PETSEM_GRPC={endpoints}")
     print(f"export PETSEM_TOKEN_FILE={demo.root / 'ams.operator.token'} PETSEM_APP=acme/web")
-    print("Ctrl-C ends them.", flush=True)
+    print("Ctrl-C ends them.")
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
 

@@ -35,8 +35,9 @@ class Code(enum.StrEnum):
 class Detail:
     """What a program may need to act on an error. Everything unknown is None, never 0.
 
-    `reason` is a token's refusal (`EXPIRED`, `CAVEAT`, …), `LOST`, or `TOO_LARGE`; `caveat` the
-    predicate that failed. Positions and versions say what the node has and what was asked for.
+    `reason` is a token's refusal (`EXPIRED`, `CAVEAT`, …), `LOST`, `TOO_LARGE`, or between nodes
+    `LOOP`; `caveat` the predicate that failed. Positions and versions say what the node has and
+    what was asked for.
     """
 
     reason: str | None = None

@@ -119,6 +119,14 @@ STREAM_HEARTBEAT_S: Final = 1.0
 STREAM_HELLO_DEADLINE_S: Final = 10.0
 STREAM_EPOCHS_MAX: Final = 1_024
 """The newest epochs of a branch, as either side names them."""
+EPOCH_MAX: Final = 2**32 - 1
+EPOCHS_AHEAD_MAX: Final = 2**20
+"""How far beyond the epochs that a node knows from its own disk one may be that another node has
+merely heard of. One that was begun, as its branch says, may be twice as far: who is promoted goes
+beyond all that is heard of."""
+EPOCHS_SKIPPED: Final = 1_024
+"""By a promotion: an old leader that starts again, cut off, begins the next epoch each time, and
+must not come to one that another leader has begun."""
 NODE_REPORT_MAX_BYTES: Final = 8 * 1024
 FOLLOWER_REMEMBERED_S: Final = 24 * 3600.0
 """How long the log is kept, within its own bounds, for a follower that is away."""

@@ -1,12 +1,14 @@
 """Asking nodes about tokens, and listening to the feed of revocations, without the network.
 
-Guarantees: an ask ends with an answer to each question or with a `PetsemError`; a feed goes on, at
-another node if need be, from where it was, until the verifier's own token is refused for good.
+Guarantees: an ask ends with an answer to each question or with a `PetsemError`, and does not wait
+for nodes whose leader is away to hear of it; a feed goes on, at another node if need be, from where
+it was, until the verifier's own token is refused for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import or_
 from typing import Final, Never, Protocol
 
 from google.protobuf.message import DecodeError
@@ -21,11 +23,15 @@ from petsem_client.replies import BrokenReply, freshness_of
 from petsem_client.session import Send, Step
 from petsem_client.shared import Shared
 from petsem_client.streaming import StreamSession
-from petsem_client.tour import Ask
+from petsem_client.tour import Ask, Pause
 from petsem_client.unary import UnarySession
 from petsem_client.verdicts import Answers, Question, parse_answers
 
 _ACTION: Final = "tokens:verify"
+_UNHEARD: Final = "LEADER_UNHEARD"
+_UNHEARD_FROM_S: Final = 5
+"""A node hears its leader each second. For a verdict that may be as old as this it has missed that
+several times, so it is not worth asking again at once."""
 _FEED_PAUSE_MAX_S: Final = 5.0
 _NONCE_BYTES: Final = 16
 
@@ -44,6 +50,8 @@ class AskSession(UnarySession[Answers]):
     ) -> None:
         self._questions = questions
         self._batch = batch
+        bounds_s = (question.max_staleness_s for question in questions)
+        self._patient = any(s is not None and s < _UNHEARD_FROM_S for s in bounds_s)
         messages = [question.message() for question in questions]
         request = pb.VerifyBatchRequest(requests=messages) if batch else messages[0]
         scope = Scope(org, None, None, FETCH_LIFE_S, _ACTION)
@@ -57,6 +65,18 @@ class AskSession(UnarySession[Answers]):
             return self._broke(broken)
         self._shared.rotation.worked(self._asked)
         return answers
+
+    def _next(self) -> Step:
+        step = super()._next()
+        if isinstance(step, Pause) and self._is_settled():
+            raise self._outcome()
+        return step
+
+    def _is_settled(self) -> bool:
+        """Whether everyone was asked, and all that can be reached say that their leader is away."""
+        said = [error.detail.reason == _UNHEARD for error in self._failures.values()]
+        away = [error.code is Code.UNAVAILABLE for error in self._failures.values()]
+        return not self._patient and any(said) and all(map(or_, said, away))
 
 
 class Listener(Protocol):

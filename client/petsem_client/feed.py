@@ -81,6 +81,12 @@ class Feed:
         if self.known_until_s is None or until_s > self.known_until_s:
             self.known_until_s = until_s
 
+    @property
+    def told_through(self) -> tuple[int, int] | None:
+        """The (epoch, TXID) of the last revocation that was told, or of where the feed began; None
+        amid those of one transaction."""
+        return self._fence
+
     def covers(self, at: Position) -> bool:
         """Whether an allowed answer of that position may be kept: what the feed has delivered was
         known there, and the rest is still to come."""

@@ -45,6 +45,9 @@ _CHECK_CHARS: Final = 7
 _END_BYTES: Final = 1 + 2 + SIGNATURE_BYTES
 """The end of the caveats, and the signature with its tag and length."""
 
+_CAVEAT_BYTES: Final = 40
+"""What a caveat takes of memory beside its text."""
+
 Narrowing = tuple[tuple[bytes, ...], bytes]
 """First-party caveats added, and the signature that the part was sent with."""
 
@@ -185,6 +188,7 @@ def known_token(
 ) -> KnownToken | None:
     """What to keep of a token that a node has verified; None if its discharges do not fit, as no
     verified token's do. `signatures`: of its discharges before they were bound, if the node said.
+    `size`: of memory, but for what grows with the number of caveats.
     """
     order = _order(token)
     if order is None:
@@ -194,16 +198,17 @@ def known_token(
     caveats = own + tuple(cid for at in order for cid in others[at])
     # Only the cluster's key signs operators' tokens, and it signs no others.
     whose = None if identifier.kind is Kind.OPERATOR else org
+    total = len(token.root.caveats) + sum(len(d.caveats) for d in token.discharges)
     made = KnownToken(
         key,
         family_of(identifier.nonce),
         Known(identifier.token_id, identifier.kind, subject, whose, caveats, ends_ms),
         frozenset((org,)),
-        size,
+        size + _CAVEAT_BYTES * total,
         own_caveats=own,
         discharge_caveats=others,
         order=order,
-        total=len(token.root.caveats) + sum(len(d.caveats) for d in token.discharges),
+        total=total,
     )
     if len(signatures) == len(token.discharges):
         try:

@@ -4,8 +4,9 @@ answer.
 Guarantees: an answer is given from memory only while the feed of revocations is known to be no
 older than `feed_timeout_s` (and than the caller takes); beyond that everything kept is dropped.
 Only what a node allowed is kept, and what it refused whatever the access for 2 s. It never allows
-what a node would deny that has heard what the feed has said: signatures follow from verified ones,
-caveats and authority are held against each access anew, by the node's own code.
+what a node would deny that has heard what the feed has said, also where a node allows it that has
+not: signatures follow from verified ones, caveats and authority are held against each access anew,
+by the node's own code.
 
 What is not in the feed, the deletion of an org, is noticed when a token is asked about again, after
 `ASK_AGAIN_S` at the latest. Not locked: whoever has several threads brings a lock.
@@ -18,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from petsem.errors import PetsemError, invalid
+from petsem.errors import Code, Detail, PetsemError, invalid
 from petsem.limits import GRPC_MESSAGE_MAX_BYTES, TOKEN_MAX_BYTES, VERIFY_BATCH_MAX
 from petsem.model import Kind, check_org
 from petsem.tokens.authority import check_access, clear_access
@@ -28,6 +29,7 @@ from petsem.tokens.identifier import Identifier
 from petsem.tokens.reasons import Reason, TokenRefused
 from petsem.tokens.text import parse_token
 from petsem_client.feed import Feed, News
+from petsem_client.heard_revocations import HeardRevocations
 from petsem_client.known_tokens import KnownToken, known_token
 from petsem_client.shared import Shared
 from petsem_client.verdicts import Answer, Question, Verdict, VerdictSource
@@ -91,6 +93,7 @@ class Verifying:
         self._clock = shared.clock
         self._server_clock = shared.server_clock
         self._cache = VerifiedCache(cache_max_bytes)
+        self._revoked = HeardRevocations()
         self._heard_s = self._retry_s = float("-inf")
         self._clocks_apart = False
         self._hits = self._child_hits = self._negative_hits = self._misses = 0
@@ -178,11 +181,20 @@ class Verifying:
         return verdict
 
     def learned(self, question: Question, answer: Answer) -> Verdict:
-        """The verdict that a node has given, kept if it may be."""
+        """The verdict that a node has given, kept if it may be; but a refusal where the feed has
+        told more than the node knew. Raises `stale` where that cannot be said any more."""
         told_ms, at = answer.freshness.server_time_ms, answer.freshness.position
         self._learn_time(told_ms)
         now_s = self._clock.boot_s()
         verdict = answer.verdict
+        if verdict.allowed and question.identifier.nonce in self._revoked:
+            return _refusal(TokenRefused(Reason.REVOKED))
+        if verdict.allowed and self._revoked.may_be_unknown_at(at):
+            raise PetsemError(
+                Code.STALE,
+                "the node lacks revocations that were heard of here; ask another node, or later",
+                Detail(have=at),
+            )
         if not self._is_live(now_s, None):
             return verdict
         if not verdict.allowed:
@@ -201,7 +213,7 @@ class Verifying:
             org=verdict.org,
             ends_ms=verdict.expires_at_ms,
             signatures=answer.signatures,
-            size=ENTRY_BASE_BYTES + 3 * len(question.text),
+            size=ENTRY_BASE_BYTES + 2 * len(question.text),
         )
         if entry is not None:
             before = self._cache.get(question.key)
@@ -225,6 +237,7 @@ class Verifying:
             self._learn_time(told_ms)
         if news.nonce is not None:
             self._evicted += self._cache.evict(news.nonce)
+            self._revoked.hear(news.nonce, self.feed.told_through)
         if news.nonce is not None or news.position != before:
             self._cache.forget_refusals()
 

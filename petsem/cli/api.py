@@ -100,8 +100,7 @@ class Api:
 
 
 def _naming_actions(error: PetsemError, actions: tuple[str, ...]) -> PetsemError:
-    """A refusal that says which actions the call takes. Those need not be what the command is
-    about: `token can secrets:read` takes `tokens:verify`."""
+    """A refusal that says which actions the call takes, since a command's name need not tell."""
     takes = " and ".join(actions)
     return PetsemError(error.code, f"{error.message}; it takes {takes}", error.detail)
 

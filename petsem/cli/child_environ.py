@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from petsem.cli.names import check_typed_name
+from petsem.counted import counted
 from petsem.errors import PetsemError, invalid
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -113,8 +114,8 @@ def misfits(problems: Mapping[str, str]) -> PetsemError:
     """The error that names every secret that does not fit."""
     listed = "; ".join(f"{name}: {why}" for name, why in problems.items())
     return invalid(
-        f"{len(problems)} secret(s) cannot go into an environment ({listed}); choose with --only, "
-        "rename with --map NAME=VARIABLE, or leave them out with --skip-invalid"
+        f"{counted(len(problems), 'secret')} cannot go into an environment ({listed}); choose with "
+        "--only, rename with --map NAME=VARIABLE, or leave them out with --skip-invalid"
     )
 
 

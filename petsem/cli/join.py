@@ -20,6 +20,7 @@ from petsem.cli.output import Table, note, show, warn
 from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
+from petsem.counted import counted
 from petsem.errors import invalid
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ def _tell(run: Run, directory: Path, joined: Joined) -> None:
     )
     missing = [each for each in joined.keks if not each.held]
     if missing:
+        which = counted(len(missing), "of these keys is", "of these keys are")
         warn(
-            f"{len(missing)} of these keys are not in {joined.keyring}: what they protect cannot "
-            "be read here; copy those that this node should hold from another node's keyring"
+            f"{which} not in {joined.keyring}, and what it protects cannot be read here; copy "
+            "what this node should hold from another node's keyring"
         )
     note(f"next: petsem serve {shlex.quote(str(directory))}")

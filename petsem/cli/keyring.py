@@ -94,11 +94,20 @@ def promote_command(run: Run, key_id: str, force: bool) -> None:
             "these nodes lack the key, and cannot open what is wrapped with it: "
             + ", ".join(promoted.lacking)
         )
+    if promoted.unknown:
+        warn(
+            "these nodes are not heard, so it is not known whether they hold the key: "
+            + ", ".join(promoted.unknown)
+        )
 
 
 @click.command("retire", cls=Command)
 @_id_argument
-@click.option("--force", is_flag=True, help="Even if what is kept under lost/ may need it.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even if what is kept under lost/ may need it, or a node that is not heard.",
+)
 @remote
 @pass_run
 def retire_command(run: Run, key_id: str, force: bool) -> None:
@@ -112,4 +121,9 @@ def retire_command(run: Run, key_id: str, force: bool) -> None:
         warn(
             "these nodes keep transactions under lost/ that may need the key; keep it with them: "
             + ", ".join(retired.lost)
+        )
+    if retired.unknown:
+        warn(
+            "these nodes are not heard and may still need the key; keep it for them until they "
+            "have caught up or are removed: " + ", ".join(retired.unknown)
         )

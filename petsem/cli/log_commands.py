@@ -22,6 +22,7 @@ from petsem.cli.output import Table, note, show, warn
 from petsem.cli.run import Run
 from petsem.cli.usage import Group
 from petsem.clock import rfc3339
+from petsem.counted import counted
 from petsem.errors import Code, PetsemError, conflict, not_found, unavailable
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def list_command(
     _warn_of(gaps)
     for each in following:
         note(
-            f"stopped after {limit:,} rows; to go on, run the same command with "
+            f"stopped after {counted(limit, 'row')}; to go on, run the same command with "
             f"--from {each.min_txid:016x}"
         )
 
@@ -133,7 +134,7 @@ def export_command(
         "first": f"{first:016x}",
         "last": f"{last:016x}",
     }
-    show(run, told, line=f"{count:,} files, {size:,} bytes, are in {out}")
+    show(run, told, line=f"in {out}: {counted(count, 'file')}, {counted(size, 'byte')}")
     _warn_of(gaps)
 
 
@@ -160,11 +161,13 @@ def verify_command(run: Run, directory: Path) -> None:
         "problems": found.problems,
     }
     problems = Table(("PROBLEM",), [(each,) for each in found.problems])
-    line = None if found.problems else f"{found.records:,} files hold, up to {found.end}"
+    held = counted(found.records, "file holds", "files hold")
+    line = None if found.problems else f"{held}, up to {found.end}"
     show(run, told, problems, line=line)
     if found.unfinished_bytes:
+        unfinished = counted(found.unfinished_bytes, "byte at the end is", "bytes at the end are")
         note(
-            f"{found.unfinished_bytes:,} bytes at the end are of a record that was never synced; "
+            f"{unfinished} of a record that was never synced; "
             "the node is writing it, or cuts it when it starts"
         )
     if found.problems:

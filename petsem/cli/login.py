@@ -1,8 +1,9 @@
 """`petsem login`: a person's sign-in to an org.
 
 Guarantees: the token goes into a private file and nowhere else, unless `--out` asks for a copy;
-what the node answers is taken only if the token asks for the very discharge that was just made.
-Who may sign in and what for, the org and its provider decide.
+what the node answers is taken only if the token asks for the very discharge that was just made. A
+sign-in that is replaced ends as `logout` ends it, or a remark says that it has not. Who may sign in
+and what for, the org and its provider decide.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import click
 
 from petsem.cli.api import connect
 from petsem.cli.browsers import local_browser
+from petsem.cli.ending import end_replaced
 from petsem.cli.failure import sentence_of
 from petsem.cli.logins import Login, Logins
 from petsem.cli.options import pass_run, remote
@@ -56,7 +58,7 @@ def login_command(
     """Sign in to ORG, in a browser. Without ORG: who is signed in where, and until when.
 
     Commands about that org then need no other token. The sign-in renews itself while the org
-    lets it, and ends after 12 hours at the latest.
+    lets it, and ends after 12 hours at the latest. An earlier one to ORG is revoked.
     """
     if org is None:
         if actions or no_browser or out is not None:
@@ -72,6 +74,7 @@ def login_command(
         pass
     login = _signed_in(run, org, asked, no_browser=no_browser)
     with logins.locked():
+        before = _kept(logins, org)
         path = logins.save(login)
     told = {**_told(login), "file": str(path)}
     if out is not None:
@@ -81,6 +84,21 @@ def login_command(
     show(run, told, line=f"signed in to {org} as {login.user}, until {until} at the latest")
     if out is not None and not run.is_json:
         note(f"the copy in {out} does not renew itself: it ends at {rfc3339(login.until_ms)}")
+    if isinstance(before, PetsemError):
+        warn(
+            "the sign-in before this one could not be read, so its token was not revoked: it ends "
+            f"within 12 hours, or an operator ends it (see: petsem token list --org {org})"
+        )
+    elif before is not None and before.token_id != login.token_id:
+        end_replaced(run, before)
+
+
+def _kept(logins: Logins, org: str) -> Login | PetsemError | None:
+    """The sign-in that is about to be replaced, or why it cannot be read."""
+    try:
+        return logins.load(org)
+    except PetsemError as error:
+        return error
 
 
 def _signed_in(run: Run, org: str, actions: list[str] | None, *, no_browser: bool) -> Login:

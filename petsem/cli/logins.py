@@ -12,6 +12,7 @@ ends. It asks no node.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -156,11 +157,11 @@ class Logins:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Alone among this user's commands; `unavailable` if another one takes too long."""
-        path = self._made() / ".lock"
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise cannot("open", path, error) from error
+            path = self._made() / ".lock"
+            fd = _open(path)
+        except PetsemError as error:
+            raise _placed(error) from error.__cause__
         try:
             _lock(fd, path)
             yield
@@ -182,6 +183,13 @@ class Logins:
         make_directory(place.parent)
         make_directory(place)
         return place
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise cannot("open", path, error) from error
 
 
 def _lock(fd: int, path: Path) -> None:
@@ -206,4 +214,18 @@ def _is_org(name: str) -> bool:
 
 
 def _damaged(path: Path, org: str) -> PetsemError:
-    return invalid(f"{path} holds no sign-in that can be read; make it anew: petsem login {org}")
+    return invalid(
+        f"{path} holds no sign-in that can be read; remove it, or make it anew: petsem login {org}"
+    )
+
+
+def _placed(error: PetsemError) -> PetsemError:
+    """`error`, with what to do about a place that the system refuses to this user."""
+    cause = error.__cause__
+    if not isinstance(cause, OSError) or cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return PetsemError(
+        error.code,
+        f"{error.message}; sign-ins need a directory that is yours to write to: mend it, or name "
+        "another with XDG_STATE_HOME",
+    )

@@ -1,14 +1,15 @@
 """`petsem node list`, `invite`, `remove`, `promote` and `accept-loss`, and `petsem status`.
 
 Guarantees: shows what one node knows of all of them, problems included; `--watch` goes on through
-failures, since that is when it is looked at. A join token is printed on stdout and nowhere else,
-and no node is removed without its name typed back.
+failures, since that is when it is looked at. A join token goes to stdout or into a new private file
+and nowhere else, and no node is removed without its name typed back.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -22,7 +23,8 @@ from petsem.cli.run import Run
 from petsem.cli.streams import stdout_is_tty
 from petsem.cli.usage import Command
 from petsem.errors import PetsemError
-from petsem.model import check_node
+from petsem.model import Position, check_node
+from petsem.server.files import write_new
 from petsem.wire.http import (
     NodeInvitation,
     NodeInvited,
@@ -35,6 +37,7 @@ from petsem.wire.http import (
     Status,
 )
 
+_TENTHS_BELOW_S = 10
 _READ = Scope(("nodes:read",))
 _ADMIN = Scope(("nodes:admin",))
 
@@ -68,18 +71,27 @@ def list_command(run: Run) -> None:
 
 @click.command("invite", cls=Command)
 @click.option("--region", required=True, metavar="R", help="Where the new node stands.")
+@click.option("--out", metavar="FILE", help="Write it to a new file of mode 0600, not to stdout.")
 @remote
 @pass_run
-def invite_command(run: Run, region: str) -> None:
-    """Print a join token, good once and for 15 minutes, for a new node. It is a secret."""
+def invite_command(run: Run, region: str, out: str | None) -> None:
+    """Make a join token, good once and for 15 minutes, for a new node. It is a secret."""
     with connect(run) as api:
         invited = api.change(
             "POST", "/v1/nodes/invite", NodeInvited, _ADMIN, body=NodeInvitation(region)
         )
+    until = f"good until {invited.expires_at}, once"
+    join = f"petsem join DIR --region {region}"
+    if out is not None:
+        write_new(Path(out), f"{invited.join_token}\n".encode("ascii"))
+        told = {"expires_at": invited.expires_at, "file": out}
+        show(run, told, line=f"the join token, {until}, is in {out}")
+        note(f"bring it to the new machine and run: {join} --join-token-file FILE")
+        return
     show(run, invited, line=invited.join_token)
     note(
-        f"good until {invited.expires_at}, once; on the new machine put it into "
-        f"PETSEM_JOIN_TOKEN or a file and run: petsem join DIR --region {region}"
+        f"{until}; on the new machine put it into PETSEM_JOIN_TOKEN or a file that nobody else "
+        f"can read, and run: {join}"
     )
 
 
@@ -141,7 +153,7 @@ def accept_loss_command(run: Run, node: str) -> None:
 @remote
 @pass_run
 def status_command(run: Run, watch: bool, interval: int) -> None:
-    """Every node: role, region, position, lag, last error, version."""
+    """Every node: region, role, epoch, position, lag, version, problems and last error."""
     with connect(run) as api:
         if not watch:
             _show(run, _status(api))
@@ -170,35 +182,34 @@ def _status(api: Api) -> Status:
 
 
 def _show(run: Run, status: Status) -> None:
-    columns = (
-        "NODE",
-        "REGION",
-        "ROLE",
-        "READY",
-        "EPOCH",
-        "POSITION",
-        "LAG",
-        "SOURCE",
-        "VERSION",
-        "PROBLEMS",
-    )
-    show(run, status, Table(columns, [_row(each) for each in status.nodes]))
+    columns = ("NODE", "REGION", "ROLE", "READY", "EPOCH", "POSITION", "LAG", "VERSION")
+    rows = [_row(each) for each in status.nodes]
+    problems = [f"{each.node}: {what}" for each in status.nodes for what in _problems(each)]
+    show(run, status, Table(columns, rows, problems))
 
 
-def _row(node: NodeStatus) -> tuple[str | int | None, ...]:
-    problems = [*node.warnings, *([node.last_error] if node.last_error else [])]
+def _row(node: NodeStatus) -> tuple[str | None, ...]:
+    """What fits a line of 80; where a node gets its data from is in the JSON."""
     return (
         node.node,
         node.region,
         node.role,
         "yes" if node.ready else "no",
-        node.epoch,
-        node.position,
+        None if node.epoch is None else str(node.epoch),
+        None if node.position is None else _short(node.position),
         _lag(node),
-        node.source,
         node.version,
-        "; ".join(problems),
     )
+
+
+def _short(position: str) -> str:
+    """Epoch and TXID without leading zeros. Checksums are for programs."""
+    at = Position.parse(position)
+    return f"{at.epoch:x}-{at.txid:x}"
+
+
+def _problems(node: NodeStatus) -> list[str]:
+    return [*node.warnings, *([node.last_error] if node.last_error else [])]
 
 
 def _lag(node: NodeStatus) -> str | None:
@@ -207,5 +218,6 @@ def _lag(node: NodeStatus) -> str | None:
     if node.lag_transactions is not None:
         parts.append(f"{node.lag_transactions:,} tx")
     if node.lag_ms is not None:
-        parts.append(f"{node.lag_ms / 1000:.1f} s")
+        seconds = node.lag_ms / 1000
+        parts.append(f"{seconds:.1f} s" if seconds < _TENTHS_BELOW_S else f"{seconds:.0f} s")
     return ", ".join(parts) or None

@@ -24,10 +24,11 @@ Cell = str | int | None
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under headings; an absent cell is shown as `-`."""
+    """Rows under headings; an absent cell is shown as `-`. `below`: what is too long for a cell."""
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Cell]]
+    below: Sequence[str] = ()
 
 
 def show(run: Run, reply: Any, table: Table | None = None, *, line: str | None = None) -> None:
@@ -54,16 +55,21 @@ def warn(text: str) -> None:
 
 def _print(table: Table) -> None:
     rows = [[_text(cell) for cell in row] for row in table.rows]
+    below = [printable(line) for line in table.below]
     if stdout_is_tty():
-        _print_rich(table.columns, rows)
+        _print_rich(table.columns, rows, below)
         return
     widths = [max(map(len, column)) for column in zip(table.columns, *rows, strict=True)]
     for row in (table.columns, *rows):
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
+    for line in ("", *below) if below else ():
+        click.echo(line)
 
 
-def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_rich(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[str]
+) -> None:
     # Imported here: it costs more time than most commands take, and pipes never need it.
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -75,7 +81,10 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         # Text, not str: a label such as `[red]` is data and no markup.
         grid.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.stdout).print(grid)
+    console = Console(file=sys.stdout)
+    console.print(grid)
+    for line in ("", *below) if below else ():
+        console.print(Text(line))
 
 
 def _text(cell: Cell) -> str:

@@ -2,7 +2,8 @@
 
 Guarantees: the session goes only to the nodes that the person signed in at, once, under a lock
 that all of this user's commands share, so that none uses it a second time; what comes back is
-kept before it is used. A renewal that does not work costs nothing while the old discharge is good.
+kept before it is used. A renewal that does not work costs nothing while the old discharge is good,
+and one that answers for another person is none.
 
 Does not ask the person anything, and cannot prolong the permission token itself.
 """
@@ -74,24 +75,48 @@ def renew(run: Run, login: Login) -> tuple[Login | None, PetsemError | None]:
         return None, error
 
 
+def renewed_apart(run: Run, login: Login) -> Login:
+    """A newer `login` that is kept nowhere, for one that another has taken the place of; raises
+    NotRenewed if there is none."""
+    from petsem.cli.third_party import Ended
+
+    if login.session is None:
+        raise _not_renewed(login, None)
+    try:
+        return discharged(run, login, _asked(run, login))
+    except Ended:
+        raise _not_renewed(login, None) from None
+    except PetsemError as error:
+        raise _not_renewed(login, error) from error
+
+
+def discharged(run: Run, login: Login, made: Discharge) -> Login:
+    """`login` with the discharge that was `made` for it; `denied` if that is somebody else's."""
+    if made.user is not None and made.user != login.user:
+        raise PetsemError(
+            Code.DENIED,
+            f"{made.user} has signed in, and the sign-in to {login.org} is that of {login.user}; "
+            f"sign in as that person, or begin anew with: petsem login {login.org}",
+        )
+    return msgspec.structs.replace(
+        login,
+        discharge=made.discharge,
+        discharge_since_ms=run.clock.unix_ms(),
+        discharge_until_ms=made.until_ms,
+        session=made.session,
+    )
+
+
 def _renewed(run: Run, logins: Logins, login: Login) -> Login | None:
     # Imported late, as everything that loads httpx.
     from petsem.cli.third_party import Ended
 
     try:
-        answer = _asked(run, login)
+        newer = discharged(run, login, _asked(run, login))
     except Ended:
         # Asked again, it would only start a sign-in that nobody waits for.
         logins.save(msgspec.structs.replace(login, session=None))
         return None
-    newer = msgspec.structs.replace(
-        login,
-        user=answer.user or login.user,
-        discharge=answer.discharge,
-        discharge_since_ms=run.clock.unix_ms(),
-        discharge_until_ms=answer.until_ms,
-        session=answer.session,
-    )
     try:
         logins.save(newer)
     except PetsemError as error:

@@ -19,6 +19,7 @@ from petsem.cli.output import note, show
 from petsem.cli.run import Run
 from petsem.cli.streams import stderr_is_tty
 from petsem.cli.usage import Command
+from petsem.counted import counted
 from petsem.errors import Code, PetsemError, invalid
 from petsem.wire.http import KeyringProgress, KeyringStep
 
@@ -71,16 +72,14 @@ def _walk(run: Run, verb: str, step: KeyringStep) -> None:
                 step = KeyringStep(step.limit, step.org, step.app, cursor)
         except (PetsemError, KeyboardInterrupt):
             resume = "" if cursor is None else f" with --after {cursor}"
-            note(f"stopped after {_rows(done)}; to go on, run the same command{resume}")
+            note(f"stopped after {counted(done, 'row')}; to go on, run the same command{resume}")
             raise
     told = {"done": done, "remaining": progress.remaining, "message": progress.message}
-    show(run, told, line=f"{_rows(done)} done: {progress.message}")
+    show(run, told, line=f"{counted(done, 'row')} done: {progress.message}")
     if progress.remaining:
-        raise PetsemError(Code.CONFLICT, f"left: {_rows(progress.remaining)}; see the message")
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
+        raise PetsemError(
+            Code.CONFLICT, f"left: {counted(progress.remaining, 'row')}; see the message"
+        )
 
 
 def _step(api: Api, verb: str, step: KeyringStep) -> KeyringProgress:

@@ -26,6 +26,7 @@ from petsem.cli.patching import (
 )
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
+from petsem.counted import counted
 from petsem.errors import invalid
 from petsem.wire.http import Destroy, Destroyed, DurabilityWish, Rollback, SecretsPatched
 
@@ -113,7 +114,9 @@ def destroy_command(
     doomed = _checked_names(names)
     which = "every version of it" if version is None else f"as of version {version}"
     confirm_name(
-        str(app), yes, f"this destroys the value of {len(doomed)} secret(s) of {app}, {which}"
+        str(app),
+        yes,
+        f"this destroys the value of {counted(len(doomed), 'secret')} of {app}, {which}",
     )
     scope = Scope(("secrets:delete",), app.org, app.app)
     with connect(run) as api:

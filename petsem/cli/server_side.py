@@ -18,6 +18,7 @@ from petsem.cli.output import Table, note, show
 from petsem.cli.quiet_grpc import quiet_grpc
 from petsem.cli.run import Run
 from petsem.cli.usage import Command, Group
+from petsem.counted import counted
 
 if TYPE_CHECKING:
     from petsem.server.findings import Report
@@ -128,7 +129,8 @@ def check_command(run: Run, directory: Path, everything: bool, allow_missing_key
     show(run, told, Table(("CHECK", "RESULT", "DETAIL"), rows), line=_verdict(report))
     skipped = sum(each.result.value == "skipped" for each in report.findings)
     if skipped:
-        note(f"{skipped} checks were skipped: what they cover is unproven")
+        were = counted(skipped, "check was", "checks were")
+        note(f"{were} skipped: what that leaves out is unproven")
     if code:
         raise click.exceptions.Exit(code)
 

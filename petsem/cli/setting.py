@@ -19,6 +19,7 @@ from petsem.cli.importing import read_file
 from petsem.cli.names import check_typed_name
 from petsem.cli.output import note
 from petsem.cli.streams import read_stdin, stdin_is_tty
+from petsem.counted import counted
 from petsem.errors import PetsemError, invalid
 
 TERMINAL_LINE_MAX_BYTES: Final = 4095
@@ -110,7 +111,7 @@ def _from_pipe(name: str, *, exact: bool) -> bytes:
     value = data[:-1]
     hint = "; it ends with a carriage return" if value.endswith(b"\r") else ""
     note(
-        f"{name}: one final newline dropped, {len(value):,} bytes left{hint} "
+        f"{name}: one final newline dropped, {counted(len(value), 'byte')} left{hint} "
         "(--exact keeps the newline)"
     )
     return value

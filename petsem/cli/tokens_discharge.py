@@ -1,8 +1,9 @@
 """`petsem token discharge`: what a token asks for before it opens anything.
 
 Guarantees: the result is the same token with new discharges beside it, not bound to it yet, as a
-token is kept; it goes to stdout alone, or into a new file of mode 0600. Discharges that other
-services gave stay as they are, and what only other services can give is named.
+token is kept; it goes to stdout alone, or into a new file of mode 0600. A sign-in keeps the one of
+its own person only. Discharges that other services gave stay as they are, and what only other
+services can give is named.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from petsem import base64url
 from petsem.cli.addresses import Nodes
@@ -19,7 +19,7 @@ from petsem.cli.credentials import Held, held_token, token_in_file
 from petsem.cli.logins import Login, Logins
 from petsem.cli.options import pass_run, remote
 from petsem.cli.output import note, show
-from petsem.cli.renewal import renew
+from petsem.cli.renewal import discharged, renew
 from petsem.cli.run import Run
 from petsem.cli.tokens_offline import token_file_option
 from petsem.cli.usage import Command
@@ -98,13 +98,7 @@ def _of_login(run: Run, login: Login, *, no_browser: bool) -> tuple[str, int]:
         browser = None if no_browser else local_browser(run.environ)
         nodes = Nodes.of_environ(run.environ, insecure=run.insecure)
         made = sign_in(run, nodes, login.ticket, browser)
-        newer = msgspec.structs.replace(
-            login,
-            discharge=made.discharge,
-            discharge_since_ms=run.clock.unix_ms(),
-            discharge_until_ms=made.until_ms,
-            session=made.session,
-        )
+        newer = discharged(run, login, made)
         logins = Logins.of_environ(run.environ)
         with logins.locked():
             logins.save(newer)

@@ -1,7 +1,8 @@
 """`petsem token revoke`: one token, or all of a person, of an app, or of an org.
 
 Guarantees: no token is taken from argv. All of an org's end only when its name is typed back, or
-given with `--yes`.
+given with `--yes`. That somebody had no token to end is an error, so that an address which was
+mistyped is not taken for one whose tokens have ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from petsem.cli.options import AppRef, org_option, pass_run, remote
 from petsem.cli.output import show
 from petsem.cli.run import Run
 from petsem.cli.usage import Command
-from petsem.errors import invalid
+from petsem.errors import invalid, not_found
 from petsem.tokens.identifier import Identifier
 from petsem.tokens.text import PREFIX, parse_token
 from petsem.wire.http import Revoked, RevokedMany, RevokeMany
@@ -55,7 +56,8 @@ def revoke_command(
 ) -> None:
     """Revoke a token, by its id, with all that was minted or attenuated from it; or many at once.
 
-    A person who may still sign in gets a new token by that: take the address off at the provider.
+    If there is none of a person or subject, the exit code is 4. A person who may still sign in gets
+    a new token by that: take the address off at the provider.
     """
     given = (token_id, token_file, person, subject, app, every or None)
     if sum(each is not None for each in given) != 1:
@@ -97,12 +99,13 @@ def _revoke_many(run: Run, org: str, body: RevokeMany, whose: str) -> None:
     path = f"/v1/orgs/{org}/revocations"
     with connect(run) as api:
         done = api.change("POST", path, RevokedMany, Scope(_SCOPE, org), body=body)
-    if done.revoked:
-        tokens = "token is" if done.revoked == 1 else "tokens are"
-        line = f"{done.revoked:,} {tokens} revoked now: all {whose}"
-    else:
-        line = f"there was no token {whose} that had not been revoked"
-    show(run, done, line=line)
+    tokens = "token is" if done.revoked == 1 else "tokens are"
+    none = f"there was no token {whose} that had not been revoked"
+    line = f"{done.revoked:,} {tokens} revoked now: all {whose}" if done.revoked else none
+    nobody = body.subject is not None and not done.revoked
+    show(run, done, line=None if nobody else line)
+    if nobody:
+        raise not_found(f"{none}; see: petsem token list --org {org}")
     settle(done.durability, require=False)
 
 

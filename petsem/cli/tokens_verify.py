@@ -1,16 +1,20 @@
 """`petsem token verify` and `can`: asking a node what a token allows.
 
 Guarantees: the answer is the node's, and it decides the exit code: 0 allowed, 3 refused. `can` is
-the dry run, whose answer says `would_allow`, so that it is never taken for `verify`'s.
+the dry run, whose answer says `would_allow`, so that it is never taken for `verify`'s. Where the
+token that asks is itself refused, the sentence says that this is no verdict on the other.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
 
 import click
 import msgspec
 
 from petsem.cli import exits
-from petsem.cli.api import connect
+from petsem.cli.api import Api, connect
 from petsem.cli.caller import Caller
 from petsem.cli.credentials import token_in_file
 from petsem.cli.narrowing import Scope, bound
@@ -19,14 +23,38 @@ from petsem.cli.output import show
 from petsem.cli.run import Run
 from petsem.cli.tokens_offline import token_file_option
 from petsem.cli.usage import Command
-from petsem.errors import invalid
+from petsem.errors import Code, PetsemError, invalid
 from petsem.limits import ACCESS_ATTRIBUTES_MAX
 from petsem.model import check_attribute, check_org
 from petsem.tokens.reasons import Reason
 from petsem.wire.http import CanVerdict, Verdict, Verify
 
+_OF_THE_ASKER: Final = frozenset({Code.UNAUTHENTICATED, Code.DENIED})
+
+
+def _no_verdict(error: PetsemError) -> PetsemError:
+    """`error`, which a node answered to the token that asks, told apart from what it was to say of
+    the token that is asked about; often they are the same."""
+    if (error.detail.caveat or "").startswith("action "):
+        lacks = f"lacks the action tokens:verify ({error.detail.caveat})"
+        message = (
+            f"no verdict: the token that asks {lacks}; ask with one that has it, and give the "
+            "other with --token-file"
+        )
+    else:
+        message = f"no verdict: the token that asks was refused itself: {error.message}"
+    return PetsemError(error.code, message, replace(error.detail, caveat=None))
+
 
 def _asking(name: str, kind: type[Verdict] | type[CanVerdict], about: str) -> click.Command:
+    def ask(api: Api, body: Verify, scope: Scope) -> Verdict | CanVerdict:
+        try:
+            return api.ask(f"/v1/tokens/{name}", kind, scope, body)
+        except PetsemError as error:
+            if error.code in _OF_THE_ASKER:
+                raise _no_verdict(error) from error
+            raise
+
     @click.command(name, cls=Command, help=about)
     @click.argument("action", metavar="ACTION")
     @click.option("-a", "--app", metavar="ORG/APP", help="Of this app.")
@@ -68,12 +96,10 @@ def _asking(name: str, kind: type[Verdict] | type[CanVerdict], about: str) -> cl
         scope = Scope(("tokens:verify",), access["org"])
         with connect(run, caller=caller) as api:
             # A token about itself travels whole, or the node would judge the narrowed copy.
-            body = Verify(bound(kept), access, max_staleness)
-            answer = api.ask(f"/v1/tokens/{name}", kind, scope, body)
+            answer = ask(api, Verify(bound(kept), access, max_staleness), scope)
             if answer.reason == Reason.DISCHARGE_INVALID and token_file is not None:
                 # Its discharges are bound already, perhaps: it was taken from where it was sent.
-                body = Verify(kept, access, max_staleness)
-                answer = api.ask(f"/v1/tokens/{name}", kind, scope, body)
+                answer = ask(api, Verify(kept, access, max_staleness), scope)
         if isinstance(answer, Verdict):
             # For verifiers that keep answers, and as secret as the token: not for a terminal.
             answer = msgspec.structs.replace(answer, discharge_signatures=msgspec.UNSET)

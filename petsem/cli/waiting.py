@@ -2,7 +2,8 @@
 
 Guarantees: one address is polled, of those that PETSEM_ADDR names (`places`), at a growing pace and
 never sooner than it asks for; the poll secret goes out when the authenticator says that there is a
-result, or when the browser has brought its half of it; waiting is bounded.
+result, or when the browser has brought its half of it; waiting is bounded. A sign-in that a node
+may have forgotten while it was away, as one is that no longer leads, is spoken of once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 from petsem.cli.addresses import Nodes
 from petsem.cli.loopback import Loopback
+from petsem.cli.output import note
 from petsem.cli.places import poll_at
 from petsem.cli.run import Run
 from petsem.cli.sending import Sender
@@ -49,6 +51,8 @@ class Waiting:
         self._secret = secret
         self._door = door
         self._release: str | None = None
+        self._has_page = flow.user_url is not None
+        self._was_away = False
 
     def end(self, wait_max_s: float) -> Discharge | None:
         """The discharge; None if there was none for so long."""
@@ -69,14 +73,22 @@ class Waiting:
                 if (made := self._collected(sender)) is not None:
                     return made
                 asked_s = sender.retry_after_s
+                self._remark_on_absence()
             except PetsemError as error:
                 if error.code not in _PASSING:
                     raise
                 asked_s = error.detail.retry_after_s
+                self._was_away |= error.code is not Code.LIMIT
             pause_s = min(pause_s * 1.5, _PAUSE_MAX_S)
             if asked_s is not None:
                 pause_s = max(pause_s, min(asked_s, _RETRY_AFTER_MAX_S))
         return None
+
+    def _remark_on_absence(self) -> None:
+        """What somebody completed before is lost then, and the page, opened again, is quick."""
+        if self._was_away and self._has_page:
+            note("the node was away for a moment; if you have signed in, open the page again")
+            self._has_page = False
 
     def _pause(self, seconds: float) -> None:
         if self._door is None or self._release is not None:

@@ -31,6 +31,8 @@ ROLE_LEAVE_WAL: Final = "role-leave-wal"
 ROLE_NORMALISE: Final = "role-normalise"
 ROLE_ENTER_WAL: Final = "role-enter-wal"
 ROLE_RECORD: Final = "role-record"
+ROLE_BEGIN: Final = "role-begin"
+ROLE_SETTLE: Final = "role-settle"
 
 
 def nothing(_step: str) -> None:

@@ -112,6 +112,11 @@ class Authenticator(Verifying):
             raise TokenRefused(
                 Reason.WRONG_ORG, "this needs a token of the cluster key, not of an org's"
             )
+        if token.org is not None and names.org is None:
+            raise TokenRefused(
+                Reason.WRONG_ORG,
+                "the token is of an org, and no org was named; name its org, as with --org ORG",
+            )
         if token.org is not None and names.org != token.org_name:
             raise TokenRefused(Reason.WRONG_ORG)
         attributes = {"action": rule.action, "region": region or self._region}

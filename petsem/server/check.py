@@ -20,10 +20,9 @@ from petsem.clock import Clock, SystemClock
 from petsem.errors import Code, PetsemError
 from petsem.server import check_rows, files
 from petsem.server.check_envelopes import EnvelopeCheck
-from petsem.server.check_files import NodeFiles, copy_database, read_files
+from petsem.server.check_files import NodeFiles, copy_database, open_copy, read_files
 from petsem.server.check_leader import Ask, check_leader
 from petsem.server.check_replication import check_image, check_log, read_image
-from petsem.server.database import open_reader
 from petsem.server.datadir import DataDir, NodeIdentity, NodeState
 from petsem.server.findings import Findings, Report, Result
 from petsem.server.keys import Keys
@@ -44,8 +43,8 @@ def check(
     """Look at a data directory, its database, and of each type of sealed record a sample, or
     everything. A replica is compared with its leader, with `ask`.
 
-    Raises `invalid` if it is no data directory, and `unavailable` or `corrupt` if the database
-    cannot even be copied.
+    Raises `invalid` if it is no data directory, and `unavailable` if the database cannot even be
+    copied, for want of room or because the disk fails.
     """
     clock = clock or SystemClock()
     datadir = DataDir(data_dir)
@@ -57,16 +56,24 @@ def check(
         node = read_files(datadir, environ, findings)
         into = _scratch(environ.get("TMPDIR"))
         stack.callback(shutil.rmtree, into, ignore_errors=True)
-        copy = copy_database(datadir, into, running=running)
+        try:
+            copy = copy_database(datadir, into, running=running)
+        except PetsemError as e:
+            if e.code is not Code.CORRUPT:
+                raise
+            findings.add("database", Result.PROBLEM, e.message)
+            check_log(datadir, findings)
+            return findings.report()
         how = "a copy, because the node is running" if running else "a copy"
         findings.add("database", Result.OK, f"looked at {how}")
+        # After the copy: so it has what that has.
         log = check_log(datadir, findings)
         replica = node.state is not None and node.state.role == "replica"
         if replica and copy.stat().st_size == 0:
             findings.add("database", Result.OK, "empty: the node has not received its data yet")
             return findings.report()
         with findings.part("database"):
-            with closing(open_reader(copy)) as db:
+            with closing(open_copy(copy)) as db:
                 _database(db, node, findings, None if everything else sample, clock.unix_ms())
             image = read_image(copy)
             if image is not None and log is not None:

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import apsw
 
+from petsem.counted import counted
 from petsem.crypto import ca
 from petsem.crypto.aead import random_bytes
 from petsem.crypto.digest import secret_digest
@@ -222,7 +223,9 @@ class EnvelopeCheck:
         self._findings.judge(name, tally.problems, f"{tally.opened:,} opened{some}")
         if tally.skipped:
             self._findings.add(
-                name, Result.NO_KEY, f"{tally.skipped:,} need a key that is not in the keyring"
+                name,
+                Result.NO_KEY,
+                f"{counted(tally.skipped, 'needs', 'need')} a key that is not in the keyring",
             )
 
     def _count(self, table: Literal["secrets", "bundles", "idempotency"]) -> int | None:

@@ -16,6 +16,7 @@ from typing import Final
 
 import apsw
 
+from petsem.counted import counted
 from petsem.crypto import ca
 from petsem.crypto.keyring import Keyring
 from petsem.errors import Code, PetsemError, unavailable
@@ -70,7 +71,7 @@ def read_files(datadir: DataDir, environ: Mapping[str, str], findings: Findings)
 def copy_database(datadir: DataDir, into: Path, *, running: bool) -> Path:
     """A copy of the database in the directory `into`; of a running node, as one transaction saw it.
 
-    `unavailable` if there is no room for it.
+    `unavailable` if there is no room for it, `corrupt` if SQLite cannot read it.
     """
     sources = [datadir.path / f"{datadir.database.name}{end}" for end in ("", "-wal", "-journal")]
     sources = [path for path in sources if files.present(path)]
@@ -98,8 +99,22 @@ def copy_database(datadir: DataDir, into: Path, *, running: bool) -> Path:
     return target
 
 
+def open_copy(database: Path) -> apsw.Connection:
+    """A reader of it; `corrupt` in the words of a check."""
+    try:
+        return open_reader(database)
+    except PetsemError as e:
+        if e.code is not Code.CORRUPT:
+            raise
+        raise PetsemError(
+            Code.CORRUPT,
+            "SQLite cannot open the database, because its first pages are damaged: a replica takes "
+            "a snapshot from another node, a leader is restored or replaced",
+        ) from e
+
+
 def _copy_live(database: Path, target: Path) -> None:
-    source, copy = open_reader(database), open_writer(target, create=True)
+    source, copy = open_copy(database), open_writer(target, create=True)
     try:
         with copy.backup("main", source, "main") as backup:
             # In one step: after a write in between it would begin again.
@@ -135,7 +150,7 @@ def _keyring(
         findings.add("keyring file", Result.WARNING, inside)
     keyring = load_keyring(source)
     held = len(keyring.keys())
-    findings.add("keyring file", Result.OK, f"{held} keys from {source}")
+    findings.add("keyring file", Result.OK, f"{counted(held, 'key')} from {source}")
     return keyring
 
 

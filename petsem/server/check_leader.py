@@ -56,7 +56,9 @@ def check_leader(
         return
     upstream = None if node.config is None else node.config.peer.upstream
     with closing(ReadPool(copy)) as pool:
-        members = candidates(pool, node.identity, upstream, None, most=limits.NODES_MAX)
+        known = candidates(pool, node.identity, upstream, None, most=limits.NODES_MAX)
+    # An address without a name is no member's.
+    members = [each for each in known if each.node_id is not None]
     try:
         said = ask(OwnCertificate(datadir, node.identity), members, at.txid)
     except PetsemError as e:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apsw
 
+from petsem.counted import counted
 from petsem.model import Position
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log_reader import LogReader
@@ -26,9 +27,17 @@ from petsem.server.findings import Findings, Result
 
 
 def check_log(datadir: DataDir, findings: Findings) -> Verification | None:
-    """Every record of the log; None if it could not be read to its end."""
+    """Every record of the log; None if it is not there, or could not be read to its end."""
     try:
         found = verify(datadir.log)
+    except FileNotFoundError:
+        findings.add(
+            "log",
+            Result.PROBLEM,
+            "the transaction log ltx/ is not there: the node begins it anew, within a minute if it "
+            "runs and else at its next start",
+        )
+        return None
     except (LogError, OSError) as e:
         findings.add(
             "log",
@@ -37,7 +46,7 @@ def check_log(datadir: DataDir, findings: Findings) -> Verification | None:
         )
         return None
     findings.judge(
-        "log", found.problems, f"{found.records:,} files, up to {found.end or 'nothing'}"
+        "log", found.problems, f"{counted(found.records, 'file')}, up to {found.end or 'nothing'}"
     )
     return found
 
@@ -73,7 +82,10 @@ def check_image(
     if end is None or end.txid < at.txid:
         where = "nothing" if end is None else str(end)
         message = f"the database is at {place} and the log ends at {where}"
-        if leads or running:
+        if end is None and running:
+            message = f"{message}: its files were deleted; the node begins it anew within a minute"
+            findings.add(name, Result.PROBLEM, message)
+        elif leads or running:
             findings.add(name, Result.OK, f"{message}; the WAL has the rest, and it is logged next")
         else:
             findings.add(name, Result.PROBLEM, f"{message}: a replica's log is never behind")

@@ -111,7 +111,7 @@ def claims(db: apsw.Connection) -> list[str]:
             " WHERE t.txid > p.txid OR t.epoch > p.epoch",
         )[0][0]
         if count:
-            problems.append(f"{count} {what} are of a position that the database has not reached")
+            problems.append(f"{what} of a position that the database has not reached: {count:,}")
     return problems
 
 

@@ -62,7 +62,8 @@ class GrpcConfig:
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """`upstream` is where a replica finds the cluster at first, later its own database says."""
+    """`upstream` is the first choice of a replica, while a member answers there, and all that it
+    knows before it has data."""
 
     bind: Address
     advertise: Address | None

@@ -186,8 +186,9 @@ KEYS: Final[tuple[Key, ...]] = (
         "",
         "address",
         "HOST:PORT, no port 0",
-        "The peer port of the node that a replica follows at its first start; later its own "
-        "database says where the others are. `petsem join` writes it.",
+        "The peer port of the node that a replica follows first, as long as that is a member of "
+        "the cluster; else, and while it is not reached, the leader and then members that are "
+        "near. `petsem join` writes the leader's.",
         '"10.0.0.1:7402"',
     ),
     Key(

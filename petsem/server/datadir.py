@@ -25,12 +25,16 @@ from petsem.errors import Code, PetsemError, conflict, invalid
 from petsem.server import files
 
 _JSON_MAX_BYTES: Final = 16 * 1024
-_EPOCH_MAX: Final = 2**32 - 1
 _TXID_MAX: Final = 2**64 - 1
 _NODE_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_BOOT_ID = re.compile(r"[0-9a-f-]{36}:[0-9]{1,20}", re.ASCII)
 _PID = re.compile(rb"[0-9]{1,10}\n?")
+CLOSED: Final = "closed"
+"""Of a database that is on the disk as it is and has not been written to since."""
+DOUBTED: Final = "doubted"
+"""Of one that may be torn: only the checksum of all its pages, or a snapshot, makes it good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,13 @@ class NodeState:
 
     `bound_epoch` and `bound_leader` are the epoch that this node last bound itself to (0: none)
     and whose it is; `synced_txid` is how far the database file is known to be on the disk;
-    `leader_heard_ms` is the wall time at which the leader was last heard.
+    `leader_heard_ms` is the wall time at which the leader was last heard. `whole_in` is the boot of
+    the machine, and the number of the file, in which a replica's database was whole when it was
+    opened, so that without a loss of power it still is; `CLOSED` after a stop in order, `DOUBTED`
+    while no start could show it.
+
+    `undo_epoch` and `undo_leader` are there while a promotion is not finished: what this node was
+    bound to before it. Until they are gone nobody was answered from the epoch that it began.
     """
 
     role: Literal["leader", "replica"]
@@ -56,6 +66,9 @@ class NodeState:
     bound_leader: str | None = None
     synced_txid: int | None = None
     leader_heard_ms: int | None = None
+    whole_in: str | None = None
+    undo_epoch: int | None = None
+    undo_leader: str | None = None
 
 
 class _NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,12 +77,15 @@ class _NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: str
 
 
-class _StateFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _StateFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     role: Literal["leader", "replica"]
     bound_epoch: int
     bound_leader: str | None
     synced_txid: int | None
     leader_heard_ms: int | None
+    whole_in: str | None = None
+    undo_epoch: int | None = None
+    undo_leader: str | None = None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -199,25 +215,25 @@ class DataDir:
     def read_state(self) -> NodeState:
         """What the node must not forget. `corrupt` if `state.json` is not what was written."""
         found = _decode(self.state_file, _StateFile)
-        counts_hold = (
-            0 <= found.bound_epoch <= _EPOCH_MAX
-            and 0 <= (found.synced_txid or 0) <= _TXID_MAX
-            and 0 <= (found.leader_heard_ms or 0) <= _TXID_MAX
-            and (found.bound_leader is None or _NODE_ID.fullmatch(found.bound_leader))
-        )
-        if not counts_hold:
+        if not _holds(found):
             raise _damaged(self.state_file)
         return NodeState(**msgspec.structs.asdict(found))
 
     def write_state(self, state: NodeState, *, ops: files.FileOps = files.SYSTEM) -> None:
-        """Write `state.json`, on the disk when this returns."""
+        """Write `state.json`, on the disk when this returns. `invalid`, and nothing is written, for
+        what could not be read again."""
         body = _StateFile(
             state.role,
             state.bound_epoch,
             state.bound_leader,
             state.synced_txid,
             state.leader_heard_ms,
+            state.whole_in,
+            state.undo_epoch,
+            state.undo_leader,
         )
+        if not _holds(body):
+            raise invalid("an epoch or a transaction is none that this node's state.json can hold")
         files.write_atomic(self.state_file, _encode(body), ops=ops)
 
     @contextlib.contextmanager
@@ -258,6 +274,18 @@ def _lock_or_name_holder(fd: int, path: Path) -> None:
         raise conflict(f"{path} is in use by {holder}; stop it first") from None
     except OSError as error:
         raise files.cannot("lock", path, error) from error
+
+
+def _holds(state: _StateFile) -> bool:
+    return bool(
+        0 <= state.bound_epoch <= limits.EPOCH_MAX
+        and 0 <= (state.undo_epoch or 0) <= limits.EPOCH_MAX
+        and 0 <= (state.synced_txid or 0) <= _TXID_MAX
+        and 0 <= (state.leader_heard_ms or 0) <= _TXID_MAX
+        and (state.bound_leader is None or _NODE_ID.fullmatch(state.bound_leader))
+        and (state.undo_leader is None or _NODE_ID.fullmatch(state.undo_leader))
+        and (state.whole_in in (None, CLOSED, DOUBTED) or _BOOT_ID.fullmatch(state.whole_in))
+    )
 
 
 _File = TypeVar("_File", _NodeFile, _StateFile)

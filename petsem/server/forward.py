@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from petsem import limits
-from petsem.errors import invalid, unavailable
+from petsem.errors import Code, Detail, PetsemError, invalid, unavailable
 from petsem.server.client_ip import IPNetwork, client_ip
 from petsem.server.host_key import HOST_KEY, HostKey, given
 from petsem.server.peer.dial import FORWARD
@@ -39,6 +39,9 @@ FORWARDED: Final = "petsem.forwarded"
 POSITION_HEADER: Final = b"petsem-position"
 """On answers to writes that were passed on: what the node that was asked has to reach before it
 answers, so that its client reads what it wrote."""
+NO_LEADER_HEADER: Final = b"petsem-no-leader"
+"""On answers to requests that were passed on and came to nobody who leads: another node may be
+asked, since nothing has happened."""
 
 _PASSED: Final = frozenset(
     {
@@ -55,19 +58,26 @@ _PATHS: Final = ("/v1/", "/petsem.v1.")
 _PATH_MAX_CHARS: Final = 8 * 1024
 
 
+class NoLeader(PetsemError):  # noqa: N818 (what is so, not what failed)
+    """Nobody was asked who leads, or knows the way: nothing has happened, for certain."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.UNAVAILABLE, message, Detail(retry_after_s=1))
+
+
 class Upstream(Protocol):
-    """The node that this one follows."""
+    """The way to the leader."""
 
     @property
     def connected(self) -> bool:
-        """Whether there is one now."""
+        """Whether it is of use to ask."""
         ...
 
     async def forward(
         self, request: pb.ForwardRequest, timeout_s: float, *, changes: bool = True
     ) -> pb.ForwardResponse:
-        """Its answer. `unavailable` if it was not asked; `indeterminate` if it was asked for a
-        change and the answer was lost."""
+        """The answer. `NoLeader` if nobody could be asked; `indeterminate` if somebody was asked
+        for a change and the answer was lost."""
         ...
 
 

@@ -2,11 +2,14 @@
 
 Guarantees: what is in the WAL and not in the log is logged before this start's epoch begins, and
 the epoch's own transaction is in the log before anything else is written. A log branch that a
-restored database no longer has is saved under `lost/` before it is cut.
+restored database no longer has is saved under `lost/` before it is cut. A promotion is settled when
+all that is done: what failed before that can be undone, because nobody was answered yet.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from functools import partial
 
@@ -16,16 +19,18 @@ import structlog
 from petsem.errors import Code, PetsemError, unavailable
 from petsem.model import Position
 from petsem.replication.drivers.capture import Capture
-from petsem.replication.drivers.capture_start import begin_capture
+from petsem.replication.drivers.capture_start import begin_capture, cut_what_is_beyond
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.log_types import LogError
 from petsem.replication.drivers.wal_tail import WalLost
+from petsem.replication.steps import ROLE_SETTLE, Reached, nothing
 from petsem.server import sql
-from petsem.server.check import check_start
+from petsem.server.check import check_start, quick_check
 from petsem.server.config import Config
-from petsem.server.database import read_position
+from petsem.server.database import open_reader, read_position, read_refusal
 from petsem.server.datadir import DataDir, NodeIdentity
-from petsem.server.leadership import open_epoch
+from petsem.server.leadership import next_epoch, open_epoch, settle
+from petsem.server.schema import refuse_newer
 from petsem.server.space import Space
 from petsem.server.writer import Writer
 
@@ -39,21 +44,37 @@ def take_up(
     config: Config,
     space: Space,
     now_ms: int,
+    *,
+    beyond: int | None = None,
+    reached: Reached = nothing,
 ) -> tuple[apsw.Connection, Capture]:
     """On the helper thread: the writing connection in this start's epoch, and what captures it.
+    `beyond`: a replica is promoted, to an epoch beyond that.
 
     Raises as `open_epoch` does, and `unavailable` if the log cannot be written.
     """
     db = writer.open()
+    capture: Capture | None = None
     try:
-        check_start(db, datadir, identity)
+        if beyond is None:
+            # Who is promoted was looked at before, and may be bound to less than it has.
+            check_start(db, datadir, identity)
         capture = _capture(db, datadir, writer, now_ms)
         addresses = (
             str(config.http.bind),
             str(config.grpc.bind),
             str(config.peer.advertise or config.peer.bind),
         )
-        begin = partial(open_epoch, db, datadir, identity.node_id, now_ms, addresses)
+        begin = partial(
+            open_epoch,
+            db,
+            datadir,
+            identity.node_id,
+            now_ms,
+            addresses,
+            beyond=beyond,
+            reached=reached,
+        )
         try:
             position = begin()
         except PetsemError as e:
@@ -64,10 +85,46 @@ def take_up(
             position = begin()
         capture.committed(frames_in_wal(db), position, now_ms)
         _write(capture)
+        reached(ROLE_SETTLE)
+        settle(datadir)
     except BaseException:
+        if capture is not None:
+            with contextlib.suppress(OSError):
+                capture.close()
         db.close(True)
         raise
     return db, capture
+
+
+def check_fit(datadir: DataDir, identity: NodeIdentity, beyond: int) -> None:
+    """On the helper thread: whether this replica could lead, as far as that can be told while it
+    still follows. Raises `corrupt`, `conflict` or `unavailable` with what is in the way."""
+    # A new connection: those of the pool have in their memory what may be gone from the disk.
+    with contextlib.closing(open_reader(datadir.database)) as db:
+        try:
+            refuse_newer(db)
+            problems = quick_check(db, identity).problems
+            at = None if problems else read_position(db)
+        except apsw.Error as e:
+            raise read_refusal(e) or e from e
+    if at is None:
+        raise PetsemError(Code.CORRUPT, f"{problems[0]}; run: petsem check {datadir.path}")
+    state = datadir.read_state()
+    next_epoch(max(at.epoch, state.bound_epoch, beyond), state)
+    if datadir.log.exists() and not os.access(datadir.log, os.R_OK | os.W_OK | os.X_OK):
+        raise _unwritable()
+
+
+def forget_epoch(datadir: DataDir, position: Position) -> None:
+    """On the helper thread: take what an unfinished promotion wrote out of the log again. Its
+    database is back at `position`."""
+    try:
+        with contextlib.closing(TransactionLog.open(datadir.log)) as transactions:
+            end = transactions.end
+            if end is not None and end.txid > position.txid:
+                cut_what_is_beyond(transactions, position, [], lambda _: None)
+    except OSError as e:
+        raise _unwritable() from e
 
 
 def log_what_is_left(writer: Writer, datadir: DataDir, now_ms: int) -> None:
@@ -158,7 +215,7 @@ def _report_anew(why: str) -> None:
     log.warning(
         "log_began_anew",
         reason=why,
-        message="the log begins anew with a snapshot, and replicas that follow take one",
+        message="the log begins anew, and replicas that lack what it had take a snapshot",
     )
 
 

@@ -116,7 +116,7 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
         ],
         bind=node.config.peer.bind,
         own=own,
-        members=Members(node.pool),
+        members=Members(node.pool, lambda: node.view.removed),
         clock=node.clock,
     )
     renewal = Renewal(own, node.clock, asking(own, node.nodes, node.replication.leader_at))
@@ -138,7 +138,7 @@ async def _doors(node: Node, stopping: asyncio.Event, notify_socket: str | None)
         node=node.identity.node_id,
         region=node.identity.region,
         role=node.view.role.name.lower(),
-        position=str(node.replication.position()),
+        position=node.replication.position(),
         http=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         grpc=grpc.address,
         peer=peer.address,

@@ -166,6 +166,7 @@ def build_node(
     writes = Writes(writer, keys, auth, followers)
     lost_keks = LostKeks(datadir)
     keyring = KeyringService(
+        node_id=identity.node_id,
         writes=writes,
         writer=writer,
         pool=pool,
@@ -246,7 +247,7 @@ def build_node(
             keyring=keyring,
             space=space,
             freshness=freshness,
-            followers=followers,
+            hearsay=replication.hearsay,
         ),
         housekeeping=Housekeeping(
             writer=writer,

@@ -1,10 +1,11 @@
-"""What a replica cannot answer, asked of the node that it follows.
+"""What a replica cannot answer, asked of another node.
 
 Guarantees: a write is passed on once and never repeated here; if it is not known whether it was
 made, the answer says so (`indeterminate`). It is answered when this node has applied it, or after
 `APPLIED_WAIT_S`. A read is passed on only if this node has no data or must not read it, lacks the
 key to authenticate its caller, or is behind what was asked for; its answer is marked as coming from
-upstream. How many are on their way at once is bounded. On the leader nothing is passed on.
+upstream; of a batch about tokens only those questions. How many are on their way at once is
+bounded. On the leader nothing is passed on.
 
 It judges no token; whoever answers does.
 """
@@ -62,19 +63,25 @@ class PassingOn:
         view = self._view
         if view.role is Role.LEADER:
             return None
+        if view.removed is not None:
+            return unavailable(view.removed)
         if not view.synced:
-            return unavailable("this node has not received its data yet; ask another node")
+            return unavailable(f"{view.lacking}; ask another node")
         return None if view.unreadable is None else unavailable(view.unreadable)
 
     def may_help(self, error: PetsemError, request: Request) -> bool:
         """Whether the node upstream may have an answer to a read where this one has an error."""
-        if self._view.role is Role.LEADER or request.hops >= limits.FORWARD_HOPS_MAX:
-            return False
-        if not self._upstream.connected:
+        if not self.is_of_use(request):
             return False
         if isinstance(error, MissingKek):
             return error.purpose is not Purpose.SECRETS
         return error.code is Code.STALE
+
+    def is_of_use(self, request: Request) -> bool:
+        """Whether there is a node upstream that can be asked on."""
+        if self._view.role is Role.LEADER or request.hops >= limits.FORWARD_HOPS_MAX:
+            return False
+        return self._view.removed is None and self._upstream.connected
 
     # HTTP
 
@@ -154,6 +161,9 @@ class PassingOn:
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
+        if self._view.removed is not None:
+            # Nobody would take it from this node, and it might be asked for what it must not have.
+            raise unavailable(self._view.removed)
         if self._left <= 0:
             raise limited("this node passes on as many requests as it may; ask the leader itself")
         self._left -= 1

@@ -9,56 +9,67 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeVar
 
 import apsw
+import grpc
 import structlog
 
 from petsem import limits
 from petsem.clock import Clock
 from petsem.crypto.keys import Purpose
-from petsem.errors import PetsemError, conflict, unavailable
+from petsem.errors import PetsemError, unavailable
 from petsem.model import Position, Role
 from petsem.replication.drivers.log import TransactionLog
-from petsem.replication.drivers.log_types import LogRecord
+from petsem.replication.drivers.log_types import LogError, LogRecord
 from petsem.replication.session.branch import Epoch
 from petsem.replication.session.follow import Own
 from petsem.replication.steps import Reached, nothing
 from petsem.server import sql
+from petsem.server.binding import Binding
 from petsem.server.changes import Changes
-from petsem.server.cluster_view import ClusterView
+from petsem.server.cluster_view import ClusterView, LeaderAddresses
 from petsem.server.config import Config
 from petsem.server.database import ReadPool, read_position
 from petsem.server.datadir import DataDir, NodeIdentity
 from petsem.server.keys import Keys
+from petsem.server.peer.dial import peer_channel
 from petsem.server.peer.handlers import Method
 from petsem.server.peer.identity import OwnCertificate
 from petsem.server.peer.renewal import LeaderAt
-from petsem.server.replica.candidates import MOST, Candidate, candidates
+from petsem.server.replica.candidates import MOST, Candidate, askable, candidates
 from petsem.server.replica.comparing import Comparing
 from petsem.server.replica.feed import Feed
 from petsem.server.replica.feed_files import Files
 from petsem.server.replica.follow import Follow
 from petsem.server.replica.followers import Followers
+from petsem.server.replica.hearsay import Hearsay
 from petsem.server.replica.lost import Lost
 from petsem.server.replica.parts import FollowParts
 from petsem.server.replica.probe import NOBODY, Led, newest_epoch
+from petsem.server.replica.roll import Roll
+from petsem.server.replica.roster import Roster
 from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.server.replica.store import ReplicaStore
 from petsem.server.replica.telling import Listeners
 from petsem.server.replica.upkeep import trim
 from petsem.server.replica.upstream import Upstream
 from petsem.server.space import Space
+from petsem.server.store import nodes as rows
 from petsem.server.writer import Writer
 from petsem.wire import petsem_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
 _TRIM_EVERY_S: Final = 30.0
+REMOVED: Final = (
+    "this node was removed from the cluster, so it answers nothing any more; ask another node. To "
+    "have it back, run 'petsem join' in a new directory"
+)
+T = TypeVar("T")
 
 
 class CurrentLog:
@@ -130,9 +141,15 @@ class Replication:
         """Told when a branch of this node's own was given up."""
         self.describe: Callable[[], pb.NodeReport] = self._report
         """How this node is, as the others are told; the status service knows more."""
-        self.upstream = Upstream()
-        self.followers = Followers(identity.node_id, clock, self.epochs)
+        self._roster = Roster(pool)
+        self.upstream = Upstream(self._dial, lambda: askable(pool, identity, view.leader))
+        self.binding = Binding(datadir, view, helper)
+        self.hearsay = Hearsay(
+            identity.node_id, clock, members=Roll(pool, clock), way=lambda: view.path
+        )
+        self.followers = Followers(clock, self.epochs, self.hearsay)
         self.log = CurrentLog()
+        view.logged = self._logged
         self._comparing = Comparing(identity, view, lambda: self.log.at)
         files = Files(self.log)
         self.feed = Feed(
@@ -140,6 +157,7 @@ class Replication:
             files=files,
             view=view,
             followers=self.followers,
+            hearsay=self.hearsay,
             snapshots=SnapshotSource(
                 datadir.database, files, checkpointed=self._checkpointed, position=self.position
             ),
@@ -183,15 +201,20 @@ class Replication:
         assert capture is not None
         self.log.at = capture.log
         self._epochs_at = -1
+        self._view.leader = None
+        with contextlib.suppress(apsw.Error, PetsemError), self._pool.reading() as db:
+            row = rows.find(db, self._identity.node_id)
+            if row is not None:
+                self._view.leader = LeaderAddresses(row.id, row.http, row.grpc, row.peer)
         self._published()
         self._begin_trimming()
 
     async def follow(self) -> None:
         """This node follows: its own disk first, then whoever has more."""
-        state = self._datadir.read_state()
+        state = await self._on_helper(self._datadir.read_state)
         if state.leader_heard_ms is not None:
             self._view.remember_leader(max(0, self._clock.unix_ms() - state.leader_heard_ms))
-        self._view.epoch_seen = max(self._view.epoch_seen, state.bound_epoch)
+        self._view.knows(state.bound_epoch)
         self._store = store = await ReplicaStore.open(
             self._datadir,
             helper=self._helper,
@@ -212,6 +235,7 @@ class Replication:
         )
         store.start_scan()
         self.log.at = store.log
+        self._view.knows(0 if store.log.end is None else store.log.end.epoch)
         self._epochs_at = -1
         parts = FollowParts(
             identity=self._identity,
@@ -219,11 +243,14 @@ class Replication:
             view=self._view,
             clock=self._clock,
             describe=lambda: self.describe(),
-            followers=lambda: self.followers.reports().values(),
-            bind=self._bind,
-            remember=self._remember,
+            hearsay=self.hearsay,
+            bind=self.binding.bind,
+            remember=self.binding.remember,
+            roster=self._roster,
         )
         self._follow = Follow(parts, self.certificate, self.upstream, self._candidates)
+        if store.applied is not None:
+            self._look_at_members()
         self._follow.start()
         self._begin_trimming()
 
@@ -235,6 +262,8 @@ class Replication:
                 await self._trimming
             self._trimming = None
         self.log.at = None
+        if self._view.leader is not None and self._view.leader.node == self._identity.node_id:
+            self._view.leader = None
         if self._follow is not None:
             await self._follow.stop()
             self._follow = None
@@ -243,15 +272,15 @@ class Replication:
             self._store = None
 
     def leader_at(self) -> LeaderAt | None:
-        """Where the leader's peer port is; None if this node leads."""
+        """Where the leader's peer port is; None if this node leads, or knows of no leader."""
         leader = self._view.leader
-        if self._view.role is Role.LEADER or leader is None:
+        if self._view.role is Role.LEADER or leader is None or not self._roster.has(leader.node):
             return None
         return LeaderAt(leader.peer, leader.node)
 
     async def leads_elsewhere(self) -> bool:
         """Whether another node knows of a newer epoch than this one's directory does."""
-        bound = self._datadir.read_state().bound_epoch
+        bound = (await self._on_helper(self._datadir.read_state)).bound_epoch
         with contextlib.suppress(apsw.Error, PetsemError):
             with self._pool.reading() as db:
                 own = read_position(db).epoch
@@ -261,11 +290,10 @@ class Replication:
     async def led_elsewhere(self, epoch: int) -> Led:
         """The newest epoch that members know which do not follow this node, and whose it is. They
         hear that this node leads in `epoch`."""
-        behind = {
-            id_ for each in self.followers.following() for id_ in (each.node_id, *each.reports)
-        }
+        behind = self.followers.behind()
         every = self._candidates(limits.NODES_MAX)
-        members = [each for each in every if each.node_id not in behind]
+        # An address without a name is no member's.
+        members = [each for each in every if each.node_id and each.node_id not in behind]
         if not members:
             return NOBODY
         own = Own(self._identity.node_id, self._identity.cluster_id, None, epoch)
@@ -274,6 +302,11 @@ class Replication:
     def accept_loss(self) -> bool:
         """Let this node give up its own branch, which it saves; False if it has none to give up."""
         return self._follow is not None and self._follow.accept_loss()
+
+    def _logged(self, txid: int) -> Position | None:
+        with contextlib.suppress(OSError, LogError):
+            return self.log.position_of(txid)
+        return None
 
     def _published(self) -> None:
         """The leader's log has more than before. It is the only voter, so what is on its disk is
@@ -288,6 +321,25 @@ class Replication:
             self._follow.moved()
         if durable:
             self.feed.published()
+        else:
+            self._look_at_members()
+
+    def _look_at_members(self) -> None:
+        """See who is a member in the data as they are now: this node itself, and whom it follows
+        or asks."""
+        removed = None if self._roster.has(self._identity.node_id) else REMOVED
+        if removed is not None and self._view.removed is None:
+            log.error("removed", message=removed)
+        if removed != self._view.removed:
+            self._view.removed = removed
+            # Whoever waits, or watches, looks and sees it.
+            self._changes.publish_all()
+        if self._follow is not None:
+            self._follow.members_changed()
+
+    def _dial(self, node: Candidate) -> grpc.aio.Channel:
+        tls, cluster_id = self.certificate.tls, self._identity.cluster_id
+        return peer_channel(tls, cluster_id, node.address, node.node_id)
 
     def _in_trouble(self, _why: str) -> None:
         """Only a snapshot helps: ask for one, also while no transactions come."""
@@ -317,34 +369,9 @@ class Replication:
             raise unavailable("this node is still checking its pages; ask another one")
         return store.applied
 
-    async def _bind(self, epoch: int, leader: str) -> None:
-        """Bind an epoch to whose it is, durably, before anything of it is stored."""
-        await self._on_helper(self._bind_now, epoch, leader)
-
-    def _bind_now(self, epoch: int, leader: str) -> None:
-        state = self._datadir.read_state()
-        if epoch < state.bound_epoch:
-            raise conflict(f"epoch {epoch} is over: this node is bound to {state.bound_epoch}")
-        if epoch == state.bound_epoch:
-            if state.bound_leader not in (None, leader):
-                raise conflict(f"epoch {epoch} is {state.bound_leader}'s, not {leader}'s")
-            if state.bound_leader == leader:
-                return
-        self._datadir.write_state(
-            dataclasses.replace(state, bound_epoch=epoch, bound_leader=leader)
-        )
-
-    async def _remember(self, heard_ms: int) -> None:
-        await self._on_helper(self._remember_now, heard_ms)
-
-    def _remember_now(self, heard_ms: int) -> None:
-        state = self._datadir.read_state()
-        self._datadir.write_state(dataclasses.replace(state, leader_heard_ms=heard_ms))
-
-    async def _on_helper(self, call: Callable[..., None], *args: object) -> None:
-        """Do it on the helper thread: the log is written there, and the state is read and written
-        there alone, by everybody, so that nobody writes between another's two steps."""
-        await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
+    async def _on_helper(self, call: Callable[..., T], *args: object) -> T:
+        """Do it on the helper thread, where the log is written and the state is."""
+        return await asyncio.get_running_loop().run_in_executor(self._helper, call, *args)
 
     def _report(self) -> pb.NodeReport:
         return pb.NodeReport(
@@ -355,6 +382,12 @@ class Replication:
                 for purpose in Purpose
             ],
         )
+
+    def _look_after_log(self) -> None:
+        """On the helper thread, of a leader: a log whose files were deleted begins anew."""
+        capture = self._writer.logging.capture
+        if capture is not None and capture.log.is_deleted(every_file=True):
+            capture.renew()
 
     def _begin_trimming(self) -> None:
         self._trimming = asyncio.create_task(self._trim(), name="log-retention")
@@ -372,6 +405,10 @@ class Replication:
                     await self._store.trim(floor, bounds)
                 else:
                     now_ms = self._clock.unix_ms()
+                    await self._on_helper(self._look_after_log)
                     await self._on_helper(trim, transactions, end.txid, floor, now_ms, bounds)
             except (OSError, PetsemError) as e:
                 log.warning("log_not_trimmed", error=type(e).__name__)
+            except Exception as e:
+                # Whatever it was, the log must not grow from now on until the role changes.
+                log.error("log_not_trimmed", exc_info=e)

@@ -1,10 +1,12 @@
 """Which role this node has: taking one up, leaving it, and what makes it change.
 
 Guarantees: one role at a time, and while it changes neither; a change that was cut off is finished
-or undone by the next start; no epoch is used twice. With the embedded `static` leaser a node leads
-because its directory says so, until it is promoted, or hears that somebody leads in a higher epoch:
-then it becomes a replica, and what only it had is saved. Two that began the same epoch, cut off
-from each other, do not stay so: the one with the greater id begins another.
+or undone by the next start; no epoch is used twice; a replica whose promotion fails is a replica
+again. While another process keeps the database open, the change waits beside everything else and is
+tried again, but a promotion that waits in vain is given up. With the embedded `static` leaser a
+node leads because its directory says so, until it is promoted, or hears that somebody leads in a
+higher epoch: then it becomes a replica, and what only it had is saved. Two that began the same
+epoch, cut off from each other, do not stay so: the one with the greater id begins another.
 
 It decides. The parts that it starts and stops do the work.
 """
@@ -13,20 +15,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
-from petsem.errors import PetsemError, conflict, invalid
-from petsem.model import Position, Role
+from petsem.errors import PetsemError, conflict, invalid, not_found, unavailable
+from petsem.model import Role, check_node
 from petsem.replication.drivers.role_change import DatabaseInUse, enter_wal
 from petsem.replication.steps import ROLE_DRAIN, ROLE_RECORD, Reached, nothing
-from petsem.server.leading import log_what_is_left, take_up
-from petsem.server.mode_change import create_empty, needs_change, to_replica, was_replica
-from petsem.server.schema import refuse_newer
+from petsem.server.datadir import NodeState
+from petsem.server.in_use import CHANGING, InUse
+from petsem.server.leadership import as_replica
+from petsem.server.leading import check_fit, forget_epoch, log_what_is_left, take_up
+from petsem.server.mode_change import (
+    create_empty,
+    drop_wal,
+    has_wal,
+    needs_change,
+    to_replica,
+    was_replica,
+)
+from petsem.server.promoting import led, not_led
+from petsem.server.store import nodes as rows
 from petsem.wire import http
 
 if TYPE_CHECKING:
@@ -36,8 +48,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_CHANGING: Final = "the node is changing its role; ask another node, or again in a moment"
-_IN_USE_PAUSE_S: Final = 0.25
 _LOOK_S: Final = 1.0
 _ASK_S: Final = 5.0
 """How often a leader asks the members that do not follow it whom they follow."""
@@ -50,11 +60,18 @@ class Roles:
         self._node = node
         self._reached = reached
         self._changing = asyncio.Lock()
+        self._in_use = InUse(node.pool, node.view, node.helper)
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take up the role that the directory records."""
-        await self._take_up()
+        """Take up the role that the directory records; later, if another process has the database
+        open and that has to end first."""
+        async with self._changing:
+            try:
+                await self._take_up()
+            except DatabaseInUse:
+                # A leader's, then, which can be read meanwhile.
+                self._node.view.synced = True
         self._watch = asyncio.create_task(self._look(), name="roles")
 
     async def stop(self) -> None:
@@ -76,33 +93,30 @@ class Roles:
                 "the static leaser asks nobody, so a promotion takes --force: make sure that the "
                 "old leader is gone, then say so"
             )
+        if self._changing.locked():
+            raise unavailable(node.view.waits or CHANGING, retry_after_s=1)
         async with self._changing:
             view = node.view
             if view.role is not Role.REPLICA:
                 raise conflict("this node leads already, or is changing its role")
             if not view.synced:
-                raise conflict("this node never received the data, so it cannot lead")
-            with node.pool.reading() as db:
-                refuse_newer(db)
+                raise conflict(f"{view.lacking}, so it cannot lead")
+            if view.removed is not None:
+                raise conflict(view.removed)
+            seen = view.epoch_seen
+            await self._on_helper(partial(check_fit, node.datadir, node.identity, seen))
             lost = http.MayBeLost(
                 leader=None if view.leader is None else view.leader.node,
                 leader_position=None if view.leader_position is None else str(view.leader_position),
                 transactions=view.lag_transactions(),
                 leader_seen_ms_ago=view.leader_seen_ms_ago(),
             )
-            seen = view.epoch_seen
             await self._leave()
-            self._reached(ROLE_RECORD)
-            state = node.datadir.read_state()
-            node.datadir.write_state(
-                dataclasses.replace(
-                    state,
-                    role="leader",
-                    bound_epoch=max(state.bound_epoch, seen),
-                    synced_txid=None,
-                )
-            )
-            await self._lead()
+            try:
+                await self._lead(beyond=seen)
+            except Exception as e:
+                await self._follow_after(e)
+                raise not_led(node_id, e) from e
             position = node.writer.position
             log.warning("promoted", position=str(position), seen_epoch=seen)
             return http.NodePromoted(
@@ -110,7 +124,7 @@ class Roles:
                 epoch=position.epoch,
                 position=str(position),
                 may_be_lost=lost,
-                message=_said(node_id, position, lost),
+                message=led(node_id, position, lost),
             )
 
     def accept_loss(self, node_id: str) -> http.NodeLossAccepted:
@@ -134,33 +148,43 @@ class Roles:
             log.warning("stepping_down", message=why)
             self._reached(ROLE_DRAIN)
             await self._leave()
-            await self._finish_leading_offline()
             await self._follow()
 
     def _require_own(self, node_id: str) -> None:
         own = self._node.identity.node_id
-        if node_id != own:
-            raise invalid(f"this node is {own}; send the request to {node_id} itself")
+        if node_id == own:
+            return
+        check_node(node_id)
+        with self._node.pool.reading() as db:
+            if rows.find(db, node_id) is None:
+                raise not_found(f"there is no node {node_id}; see 'petsem node list'")
+        raise invalid(f"this node is {own}; send the request to {node_id} itself")
 
     async def _take_up(self) -> None:
         node = self._node
-        state = node.datadir.read_state()
+        state = await self._state()
         if state.role != "leader":
             await self._follow()
         elif node.view.epoch_seen > state.bound_epoch or await node.replication.leads_elsewhere():
             log.warning("not_leading", message="another node leads in a higher epoch")
-            await self._finish_leading_offline()
             await self._follow()
         else:
-            await self._lead()
+            try:
+                await self._lead()
+            except Exception as e:
+                if (await self._state()).undo_epoch is None:
+                    raise
+                await self._follow_after(e)
 
-    async def _lead(self) -> None:
+    async def _lead(self, *, beyond: int | None = None) -> None:
+        """Lead from now on. `beyond`: this node was a replica, and its epoch is to be higher than
+        that."""
         node = self._node
         node.space.restore()
         if was_replica(node.datadir.database):
             change = partial(enter_wal, node.datadir.database, reached=self._reached)
-            await self._until_free(change)
-            node.pool.pause(_CHANGING)
+            await self._in_use.until_free(change)
+            node.pool.pause(CHANGING)
         db, capture = await self._on_helper(
             partial(
                 take_up,
@@ -170,26 +194,43 @@ class Roles:
                 node.config,
                 node.space,
                 node.clock.unix_ms(),
+                beyond=beyond,
+                reached=self._reached,
             )
         )
         node.pool.resume()
+        view = node.view
+        # Already here: whatever fails from now on, this role is what has to be left.
+        view.role = Role.LEADER
         await node.writer.start(db, capture)
         if not capture.table.complete:
             node.scanning.start(capture.scan)
-        view = node.view
-        view.role, view.synced, view.problem = Role.LEADER, True, None
+        view.synced, view.problem = True, None
         view.path = (node.identity.node_id,)
-        view.epoch_seen = max(view.epoch_seen, node.writer.position.epoch)
+        view.knows(node.writer.position.epoch)
         await node.replication.lead()
         await node.keyring.start()
         node.housekeeping.start()
         node.changes.publish_all()
 
+    async def _follow_after(self, error: Exception) -> None:
+        """Follow again, after a promotion that `error` has ended."""
+        exc_info = None if isinstance(error, PetsemError) else error
+        log.error("promotion_failed", message=str(error), exc_info=exc_info)
+        if self._node.view.role is Role.LEADER:
+            await self._leave()
+        try:
+            await self._follow()
+        except Exception as e:
+            # It is tried again, beside everything else.
+            log.error("role_change_failed", message=str(e))
+
     async def _follow(self) -> None:
         node = self._node
         node.space.restore()
-        if needs_change(node.datadir.database):
-            await self._finish_leading_offline()
+        state = await self._state()
+        if state.role == "leader" or needs_change(node.datadir.database):
+            await self._finish_leading_offline(state)
         create_empty(node.datadir.database)
         node.pool.resume()
         node.view.role = Role.REPLICA
@@ -209,39 +250,26 @@ class Roles:
         elif was is Role.REPLICA:
             await node.replication.leave()
         node.changes.publish_all()
-        node.pool.pause(_CHANGING)
+        node.pool.pause(CHANGING)
 
-    async def _finish_leading_offline(self) -> None:
-        """A database that led last: its WAL into the log, then the mode of a replica."""
-        node = self._node
-        await self._on_helper(
-            partial(log_what_is_left, node.writer, node.datadir, node.clock.unix_ms())
+    async def _finish_leading_offline(self, state: NodeState) -> None:
+        """A database that led last, or was to: its WAL into the log, then the mode of a replica.
+        What an unfinished promotion wrote is taken back instead: nobody was answered from it."""
+        node, datadir = self._node, self._node.datadir
+        unfinished = state.undo_epoch is not None
+        if unfinished:
+            await self._in_use.until_free(partial(drop_wal, datadir.database))
+        elif state.role == "leader" or has_wal(datadir.database):
+            await self._on_helper(
+                partial(log_what_is_left, node.writer, datadir, node.clock.unix_ms())
+            )
+        position = await self._in_use.until_free(
+            partial(to_replica, datadir.database, reached=self._reached)
         )
-        await self._become_replica()
-
-    async def _become_replica(self) -> None:
-        node = self._node
-        position = await self._until_free(
-            partial(to_replica, node.datadir.database, reached=self._reached)
-        )
+        if unfinished:
+            await self._on_helper(partial(forget_epoch, datadir, position))
         self._reached(ROLE_RECORD)
-        state = node.datadir.read_state()
-        node.datadir.write_state(
-            dataclasses.replace(state, role="replica", synced_txid=position.txid)
-        )
-
-    async def _until_free(self, change: Callable[[], T]) -> T:
-        """The result of `change`, tried again while somebody has the database open; reads go on
-        meanwhile, from the file as the leader left it."""
-        node = self._node
-        while True:
-            node.pool.pause(_CHANGING)
-            try:
-                return await self._on_helper(change)
-            except DatabaseInUse as e:
-                log.warning("role_change_waits", message=e.message)
-                node.pool.resume()
-                await asyncio.sleep(_IN_USE_PAUSE_S)
+        await self._on_helper(partial(as_replica, datadir, position))
 
     async def _look(self) -> None:
         """See to it that a leader learns of a newer epoch, whoever knows of it, and that a change
@@ -259,6 +287,8 @@ class Roles:
                     await self._try_again()
                 elif role is Role.LEADER:
                     await self._look_around(ask=ask)
+            except DatabaseInUse:
+                continue  # It was said.
             except PetsemError as e:
                 log.error("role_change_failed", message=e.message)
             except Exception as e:
@@ -274,7 +304,7 @@ class Roles:
         own = self._node.writer.position.epoch
         if ask and view.epoch_seen <= own:
             epoch, leader = await self._node.replication.led_elsewhere(own)
-            view.epoch_seen = max(view.epoch_seen, epoch)
+            view.heard_of(epoch)
             if epoch == own and leader not in ("", identity.node_id):
                 await self._part_from(leader)
                 return
@@ -292,22 +322,8 @@ class Roles:
                 await self._leave()
                 await self._lead()
 
+    async def _state(self) -> NodeState:
+        return await self._on_helper(self._node.datadir.read_state)
+
     async def _on_helper(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._node.helper, call)
-
-
-def _said(node_id: str, position: Position, lost: http.MayBeLost) -> str:
-    leads = f"{node_id} leads from epoch {position.epoch} on."
-    leader = lost.leader or "the old leader"
-    if lost.transactions is None or lost.leader_seen_ms_ago is None:
-        return f"{leads} What {leader} had beyond {position} is not known, and lost to the cluster"
-    ago = f"{lost.leader_seen_ms_ago / 1000:.1f} s ago"
-    if lost.transactions == 0:
-        return (
-            f"{leads} It had everything that {leader} was last heard to have, {ago}; what that "
-            "committed later is lost to the cluster"
-        )
-    return (
-        f"{leads} {leader} was {lost.transactions:,} transactions ahead when it was last heard, "
-        f"{ago}; those and what it committed later are lost to the cluster"
-    )

@@ -241,18 +241,20 @@ CREATE TABLE tokens_seen (
     at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Who asked for a machine to boot, in orgs where a host's token alone reads nothing.
+-- Who asked for a machine to boot, in orgs where a host's token alone reads nothing. A grant counts
+-- in the round of its app that it was made in; revoking by app begins the next one.
+ALTER TABLE apps ADD COLUMN boot_round INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE boot_grants (
     id BLOB PRIMARY KEY CHECK (length(id) = 16),
-    org INTEGER NOT NULL REFERENCES orgs (id) ON DELETE CASCADE,
-    app TEXT NOT NULL,
+    app INTEGER NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
+    boot_round INTEGER NOT NULL,
     machine TEXT NOT NULL,
     subject TEXT NOT NULL,
     token BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX boot_grants_org ON boot_grants (org);
+CREATE INDEX boot_grants_app ON boot_grants (app);
 CREATE INDEX boot_grants_expiry ON boot_grants (expires_at);
 """
 

@@ -25,7 +25,7 @@ from petsem.server.principal import Request, Verified
 from petsem.server.root_keys import RootKeys
 from petsem.server.seen_notes import NOTE_EVERY_MS, SeenNotes
 from petsem.server.seen_tokens import Seen, SeenTokens
-from petsem.server.stale import stale_position
+from petsem.server.stale import may_be_there, stale_position
 from petsem.server.store import tokens as rows
 from petsem.tokens.caveats import expiry_of
 from petsem.tokens.grammar import parse_predicate
@@ -231,11 +231,13 @@ class Verifying:
         self.notes.note(seen.identifier.nonce, now_ms)
 
     def _refuse_if_behind(self, db: apsw.Connection, identifier: Identifier) -> None:
-        """On a replica a token is not unknown before the transaction that minted it is here."""
+        """On a replica a token is not unknown before the transaction that minted it is here. It
+        says itself which that is, unverified, so only what can be is believed."""
         if self._view is None or self._view.role is Role.LEADER:
             return
         have, need = read_position(db), Position(identifier.epoch, identifier.txid)
-        if (need.epoch, need.txid) > (have.epoch, have.txid):
+        ahead = (need.epoch, need.txid) > (have.epoch, have.txid)
+        if ahead and may_be_there(self._view, have, need):
             raise stale_position(have, need)
 
 

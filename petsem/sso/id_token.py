@@ -2,8 +2,9 @@
 
 Guarantees: a `Person` was named by a token that one of the provider's own keys signed, by an
 asymmetric algorithm of the list here, for this client, for this trip's nonce, in its time; the
-address is verified by the provider and can stand in a caveat. Whether that person may have a
-discharge is up to `petsem.sso.claims`.
+address is verified by the provider, can stand in a caveat, and is in lower case, so that nobody is
+two people by the way in which a provider spells him. Whether that person may have a discharge is up
+to `petsem.sso.claims`.
 
 Source: OpenID Connect Core 1.0, sections 3.1.3.7 and 12.2.
 """
@@ -36,7 +37,7 @@ CLOCKS_S: Final = 60
 ID_TOKEN_MAX_CHARS: Final = 64 * 1024
 KEYS_TRIED_MAX: Final = 4
 
-_EMAIL = re.compile(r"[!-+\--?A-~]{1,64}@[a-z0-9](?:[a-z0-9.-]{0,188}[a-z0-9])?", re.ASCII)
+_EMAIL = re.compile(r"[!-+\--?[-~]{1,64}@[a-z0-9](?:[a-z0-9.-]{0,188}[a-z0-9])?", re.ASCII)
 _UNCHECKED: Final = (
     JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
 )  # fmt: skip
@@ -117,8 +118,8 @@ def _person(claims: dict[str, Any]) -> Person:
     email = claims.get("email")
     if not isinstance(email, str) or len(email) > 255:
         raise refused("the provider names no e-mail address")
-    local, _, domain = email.rpartition("@")
-    email = f"{local}@{domain.lower()}"
-    if _EMAIL.fullmatch(email) is None:
+    # Lower case of other letters may be ASCII, as that of the Kelvin sign is: another address.
+    lower = email.lower() if email.isascii() else ""
+    if _EMAIL.fullmatch(lower) is None:
         raise refused("the e-mail address of who signed in cannot stand in a token")
-    return Person(subject, email, claims)
+    return Person(subject, lower, claims)

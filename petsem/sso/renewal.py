@@ -75,7 +75,8 @@ class Renewals:
             # There is nothing that the org's groups could be held against.
             if org.groups:
                 raise refused("the provider does not say again which groups the person is in")
-        elif (person.subject, person.email) != (session.subject, session.email):
+        # A session may be from when addresses were kept as the provider spelt them.
+        elif (person.subject, person.email) != (session.subject, session.email.lower()):
             raise refused("the provider answers for somebody else")
         else:
             check_person(person, org, ticket.domains)

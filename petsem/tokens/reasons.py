@@ -32,6 +32,9 @@ class Reason(enum.StrEnum):
     CAVEAT = "CAVEAT"
     DISCHARGE_MISSING = "DISCHARGE_MISSING"
     DISCHARGE_INVALID = "DISCHARGE_INVALID"
+    NOT_KNOWN_YET = "NOT_KNOWN_YET"
+    """In a batch alone: the node may be too far behind to know the token. Elsewhere that is an
+    error, `stale`."""
 
 
 MESSAGES = {
@@ -52,6 +55,8 @@ MESSAGES = {
     "'petsem login ORG' or 'petsem token discharge', or for a host with 'petsem boot allow'",
     Reason.DISCHARGE_INVALID: "a discharge sent with the token does not belong to it; get one for "
     "this token with 'petsem login ORG' or 'petsem token discharge', and bind it to what is sent",
+    Reason.NOT_KNOWN_YET: "the token may have been minted since this node last heard, and nobody "
+    "who would know can be reached from here; ask another node, or later",
 }
 
 _DENIED = frozenset({Reason.REVOKED, Reason.WRONG_ORG, Reason.CAVEAT})

@@ -455,7 +455,7 @@ class Ack(_message.Message):
     def __init__(self, received: _Optional[int] = ..., durable: _Optional[int] = ..., applied: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class NodeReport(_message.Message):
-    __slots__ = ("node", "region", "version", "durable", "applied", "lag_ms", "last_error", "keks", "path", "ready", "warnings", "at_ms", "schema", "lost_keks")
+    __slots__ = ("node", "region", "version", "durable", "applied", "lag_ms", "last_error", "keks", "path", "ready", "warnings", "schema", "lost_keks", "source", "age_ms")
     NODE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -467,9 +467,10 @@ class NodeReport(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
-    AT_MS_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     LOST_KEKS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
     node: str
     region: str
     version: str
@@ -481,10 +482,11 @@ class NodeReport(_message.Message):
     path: _containers.RepeatedScalarFieldContainer[str]
     ready: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    at_ms: int
     schema: int
     lost_keks: _containers.RepeatedCompositeFieldContainer[KekIds]
-    def __init__(self, node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., durable: _Optional[_Union[Position, _Mapping]] = ..., applied: _Optional[_Union[Position, _Mapping]] = ..., lag_ms: _Optional[int] = ..., last_error: _Optional[str] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., path: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., at_ms: _Optional[int] = ..., schema: _Optional[int] = ..., lost_keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ...) -> None: ...
+    source: str
+    age_ms: int
+    def __init__(self, node: _Optional[str] = ..., region: _Optional[str] = ..., version: _Optional[str] = ..., durable: _Optional[_Union[Position, _Mapping]] = ..., applied: _Optional[_Union[Position, _Mapping]] = ..., lag_ms: _Optional[int] = ..., last_error: _Optional[str] = ..., keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., path: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., schema: _Optional[int] = ..., lost_keks: _Optional[_Iterable[_Union[KekIds, _Mapping]]] = ..., source: _Optional[str] = ..., age_ms: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "cluster", "node", "region", "version", "epoch_seen", "path", "leader_http", "leader_grpc", "leader_peer", "position", "epochs")
@@ -555,20 +557,24 @@ class SnapshotEnd(_message.Message):
     def __init__(self, at: _Optional[_Union[Position, _Mapping]] = ..., ltx: _Optional[bytes] = ..., epoch: _Optional[int] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("position", "leader_time_ms", "leader_seen_ms_ago", "epoch_seen", "nodes", "replicated")
+    __slots__ = ("position", "leader_time_ms", "leader_seen_ms_ago", "epoch_seen", "nodes", "replicated", "path", "leader")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     LEADER_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     LEADER_SEEN_MS_AGO_FIELD_NUMBER: _ClassVar[int]
     EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
     position: Position
     leader_time_ms: int
     leader_seen_ms_ago: int
     epoch_seen: int
     nodes: _containers.RepeatedCompositeFieldContainer[NodeReport]
     replicated: Position
-    def __init__(self, position: _Optional[_Union[Position, _Mapping]] = ..., leader_time_ms: _Optional[int] = ..., leader_seen_ms_ago: _Optional[int] = ..., epoch_seen: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeReport, _Mapping]]] = ..., replicated: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
+    path: _containers.RepeatedScalarFieldContainer[str]
+    leader: str
+    def __init__(self, position: _Optional[_Union[Position, _Mapping]] = ..., leader_time_ms: _Optional[int] = ..., leader_seen_ms_ago: _Optional[int] = ..., epoch_seen: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeReport, _Mapping]]] = ..., replicated: _Optional[_Union[Position, _Mapping]] = ..., path: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ...) -> None: ...
 
 class Rollback(_message.Message):
     __slots__ = ("fork",)

@@ -208,8 +208,8 @@ def _table() -> None:
         tracemalloc.stop()
         del table
     print(
-        f"memory for checksums: {held[1]:.2f} bytes a page  (bar: at most 8;"
-        f" {held[0]:.2f} in one that has grown page by page)"
+        f"memory for checksums: {held[0]:.2f} bytes a page after growing page by page"
+        f"  (bar: at most 8; {held[1]:.2f} in one that was loaded)"
     )
 
 

@@ -27,7 +27,8 @@ _DEFAULT_DOORS: Final = "--http 127.0.0.1:7400 --grpc 127.0.0.1:7401 --peer 127.
 _PORT: Final = re.compile(r"(127\.0\.0\.1:|--port |\bPORT=)(\d{4})\b")
 
 VARIABLE: Final = (
-    (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{16}\b"), "POSITION"),
+    (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{16}(?:-[0-9a-f]{16})?\b"), "POSITION"),
+    (re.compile(r"(?<=  )[0-9a-f]{1,8}-[0-9a-f]{1,16} +"), "POSITION "),
     (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
     (re.compile(r"\bams-[0-9a-f]{8}\b"), "NODE"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
@@ -37,6 +38,7 @@ VARIABLE: Final = (
     (re.compile(r"\bflow=[\w-]+"), "flow=FLOW"),
     (re.compile(r"\b[B-Z]{4}-[B-Z]{4}\b"), "CODE"),
     (re.compile(r"\b\d+\.\d s\b"), "SECONDS"),
+    (re.compile(r'(?<=_ms":)\d+|(?<=_ms_ago":)\d+'), "MILLISECONDS"),
 )
 """What differs from one tour to the next, and what stands for it in a comparison."""
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import lz4.block
 
-from petsem.errors import conflict
+from petsem.errors import conflict, invalid, unavailable
 from petsem.model import Position
 from petsem.server.cluster_view import LeaderAddresses
 from petsem.server.replica.candidates import Candidate
-from petsem.server.replica.errors import NeedsOperator
+from petsem.server.replica.errors import NeedsOperator, OwnDisk
+from petsem.server.replica.hearsay import Teller
 from petsem.wire import petsem_pb2 as pb
 from tests.support.fake_leader import QUICK, Script, Talk, eventually, following
 from tests.support.ltx_files import Chain
@@ -47,7 +48,10 @@ async def test_the_walk(tmp_path: Path) -> None:
         await talk.welcome()
         await talk.files(*files)
         await talk.until_durable(4)
-        await talk.beat(made.at, nodes=[pb.NodeReport(node="ams-9"), pb.NodeReport(node="fra-1")])
+        told = [pb.NodeReport(node=name, path=[name]) for name in ("ams-9", "fra-1")]
+        while True:
+            await talk.beat(made.at, nodes=told)
+            await asyncio.sleep(0.05)
         await forever()
 
     async with following(tmp_path, at, script) as world:
@@ -58,8 +62,9 @@ async def test_the_walk(tmp_path: Path) -> None:
         assert list(hello.epochs) == [pb.Epoch(epoch=1, first_txid=1, leader="fra-0")]
         assert [each for batch in world.disk.batches for each in batch] == files
         view, node_id = world.replica.view, world.leader.node_id
-        await eventually(lambda: view.reports)
-        assert list(view.reports) == ["ams-9"]
+        hearsay = world.replica.hearsay
+        await eventually(lambda: hearsay.of("ams-9"))
+        assert hearsay.of("fra-1") is None
         assert (view.leader_position, view.epoch_seen) == (made.at, 1)
         assert view.path == ("fra-1", node_id)
         assert view.leader == LeaderAddresses(node_id, "h:1", "h:2", "h:3")
@@ -68,6 +73,9 @@ async def test_the_walk(tmp_path: Path) -> None:
         assert last == pb.Ack(received=4, durable=4, applied=4, epoch=1)
         assert view.problem is None
     assert not view.path
+    told = hearsay.of("ams-9")
+    assert told is not None
+    assert not hearsay.counts(told)
     assert not world.replica.upstream.connected
 
 
@@ -128,14 +136,20 @@ async def test_reports(tmp_path: Path) -> None:
         await forever()
 
     async with following(tmp_path, at, script) as world:
-        world.replica.followers = [pb.NodeReport(node="fra-2", path=["fra-2", "fra-1"])]
+        # One that follows, and one whose stream has ended.
+        for name, here in (("fra-2", True), ("fra-3", False)):
+            teller = Teller(name, follows=True)
+            world.replica.hearsay.take(teller, pb.NodeReport(node=name))
+            teller.open = here
         await eventually(lambda: world.leader.talks and len(world.leader.talks[0].reports) >= 4)
         reports = world.leader.talks[0].reports
         assert {each.node for each in reports} == {"fra-1", "fra-2"}
         own = next(each for each in reversed(reports) if each.node == "fra-1")
         assert (own.region, own.ready, list(own.warnings)) == ("fra", True, ["w"])
         assert own.durable == own.applied == pb.Position(epoch=1, txid=1, checksum=at.checksum)
-        assert list(own.path) == ["fra-1", world.leader.node_id]
+        assert (own.source, list(own.path)) == (world.leader.node_id, [])
+        behind = next(each for each in reports if each.node == "fra-2")
+        assert list(behind.path) == ["fra-2"]
         assert not own.HasField("lag_ms")
 
 
@@ -370,6 +384,164 @@ async def test_the_first_choice_is_gone(tmp_path: Path) -> None:
         world.replica.retime(dataclasses.replace(QUICK, dead_s=3.0, home_s=0.2))
         world.replica.follow.start()
         await eventually(lambda: len(world.leader.hellos) >= 2)
+
+
+async def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """That is what is said, also while the leader is heard, and not how the next node answered,
+    which is not asked: to follow another one would not help. It ends when something is stored."""
+
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        await talk.beat(at)
+        await talk.files(*files)
+        await beating(talk, at)
+
+    def refuse() -> None:
+        raise OwnDisk("its disk is full")
+
+    _, at, files = chain()
+    async with following(tmp_path, at, script, start=False) as world:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        replica = world.replica
+        replica.dialled.append(Candidate(f"127.0.0.1:{port}"))
+        replica.disk.refuse = refuse
+        replica.follow.start()
+        await replica.problem("this node cannot store what it has replicated: its disk is full")
+        said: set[str | None] = set()
+
+        def several_times() -> bool:
+            said.add(replica.view.problem)
+            return len(world.leader.hellos) >= 6
+
+        await eventually(several_times)
+        assert said == {"this node cannot store what it has replicated: its disk is full"}
+        replica.disk.refuse = lambda: None
+        await eventually(lambda: replica.disk.batches)
+        replica.follow.moved()
+        assert replica.view.problem is None
+
+
+async def test_who_follows_this_node_is_no_problem(tmp_path: Path) -> None:
+    """That the leader is gone is; and both are asked again soon, in Petsem's words."""
+
+    async def script(talk: Talk) -> None:
+        raise conflict("the node cannot follow this one: this node follows it", reason="LOOP")
+
+    async with following(tmp_path, None, script, start=False) as world:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            gone = Candidate(f"127.0.0.1:{closed.getsockname()[1]}", "ams-0")
+        replica = world.replica
+        replica.dialled.insert(0, gone)
+        replica.follow.start()
+        await replica.problem("ams-0: it cannot be reached at the moment")
+        said: set[str | None] = set()
+
+        def several_times() -> bool:
+            said.add(replica.view.problem)
+            return len(world.leader.talks) >= 3
+
+        await eventually(several_times)
+        assert said == {"ams-0: it cannot be reached at the moment"}
+
+
+async def test_where_all_follow_this_node(tmp_path: Path) -> None:
+    """It says so."""
+
+    async def script(talk: Talk) -> None:
+        raise conflict("the node cannot follow this one: this node follows it", reason="LOOP")
+
+    async with following(tmp_path, None, script) as world:
+        await world.replica.problem(f"{world.leader.node_id} follows this node itself")
+
+
+async def test_a_useless_node_delays_no_other(tmp_path: Path) -> None:
+    """The long pauses are for where trying again at once is of no use with anybody."""
+
+    async def script(talk: Talk) -> None:
+        raise invalid("nobody says so")
+
+    async with following(tmp_path, None, script, start=False) as world:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            gone = Candidate(f"127.0.0.1:{closed.getsockname()[1]}", "ams-0")
+        world.replica.dialled.insert(0, gone)
+        world.replica.retime(dataclasses.replace(QUICK, refused_s=(2 * PATIENCE_S, 2 * PATIENCE_S)))
+        world.replica.follow.start()
+        await eventually(lambda: len(world.leader.talks) >= 3)
+
+
+async def test_another_way_to_the_leader(tmp_path: Path) -> None:
+    """Is known as soon as it is told, and passed on; over this node itself nothing is followed."""
+    _, at, _ = chain()
+    ways: list[tuple[str, ...]] = []
+
+    async def script(talk: Talk) -> None:
+        own = talk.leader.node_id
+        await talk.welcome(path=[own, "sin-1"])
+        await talk.until(lambda: talk.reports)
+        await talk.beat(at, path=[own, "lax-1", "sin-1"])
+        await eventually(lambda: ways)
+        await talk.beat(at, path=[own, "fra-1", "sin-1"])
+        await forever()
+
+    async with following(tmp_path, at, script, start=False) as world:
+        view, node_id = world.replica.view, world.leader.node_id
+
+        def changed() -> None:
+            if len(view.path) == 4:
+                ways.append(view.path)
+
+        view.way_changed = changed
+        world.replica.follow.start()
+        await world.replica.problem("follows this node itself")
+        assert ways[0] == ("fra-1", node_id, "lax-1", "sin-1")
+
+
+async def test_another_leader(tmp_path: Path) -> None:
+    """Hello is said again at once, and it is heard and bound whose the epoch is."""
+    _, at, _ = chain()
+
+    async def before(talk: Talk) -> None:
+        await talk.welcome(epochs=[pb.Epoch(epoch=1, first_txid=1, leader="sin-1")])
+        await talk.beat(at, leader="sin-1")
+        await talk.beat(at, leader="lax-1")
+        await forever()
+
+    async def after(talk: Talk) -> None:
+        await talk.welcome(epochs=[pb.Epoch(epoch=2, first_txid=2, leader="lax-1")])
+        while True:
+            await talk.beat(at, leader="lax-1")
+            await asyncio.sleep(0.05)
+
+    async with following(tmp_path, at, before, after) as world:
+        await eventually(lambda: world.replica.bound[-1:] == [(2, "lax-1")])
+        assert world.replica.view.leader is not None
+        assert world.replica.view.leader.node == "lax-1"
+        assert (len(world.leader.talks), world.replica.view.problem) == (2, None)
+
+
+async def test_a_node_that_cannot_say_how_it_is(tmp_path: Path) -> None:
+    """Acknowledges all the same."""
+    made, at, files = chain()
+
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        await talk.until(lambda: talk.reports)
+        await talk.files(*files)
+        await talk.until_durable(4)
+        said.append(talk.reports[-1])
+        await forever()
+
+    def paused() -> pb.NodeReport:
+        raise unavailable("the node is changing its role")
+
+    said: list[pb.NodeReport] = []
+    async with following(tmp_path, at, script, start=False) as world:
+        world.replica.parts = dataclasses.replace(world.replica.parts, describe=paused)
+        world.replica.retime(QUICK)
+        world.replica.follow.start()
+        await eventually(lambda: said)
+        assert (world.disk.durable, said[0].node, said[0].ready) == (made.at, "fra-1", False)
 
 
 async def test_nobody_to_follow(tmp_path: Path) -> None:

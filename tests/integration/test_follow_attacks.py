@@ -16,9 +16,10 @@ from petsem.model import Position
 from petsem.replication.ltx import Header
 from petsem.server.peer import server
 from petsem.server.replica import follow
+from petsem.server.replica.candidates import Candidate
 from petsem.server.replica.errors import BadFrame, NotContiguous
 from petsem.wire import petsem_pb2 as pb
-from tests.support.fake_leader import QUICK, Script, Talk, eventually, following
+from tests.support.fake_leader import QUICK, Script, Talk, World, eventually, following
 from tests.support.ltx_files import Chain
 from tests.support.patience import PATIENCE_S
 
@@ -89,10 +90,6 @@ async def welcomes_again(talk: Talk, _: Chain, __: bytes) -> None:
     await talk.welcome()
 
 
-async def tells_of_too_many(talk: Talk, made: Chain, _: bytes) -> None:
-    await talk.beat(made.at, nodes=[pb.NodeReport()] * (limits.NODES_MAX + 1))
-
-
 LIES: list[tuple[Lie, str]] = [
     (repeats, "repeats transactions"),
     (skips, "skips transactions"),
@@ -107,7 +104,6 @@ LIES: list[tuple[Lie, str]] = [
     (says_nothing_known, "no message of the stream"),
     (says_no_protobuf, "no message of the stream"),
     (welcomes_again, "not due"),
-    (tells_of_too_many, "more than there may be"),
 ]
 
 
@@ -290,6 +286,36 @@ async def test_a_flood(tmp_path: Path) -> None:
         assert len(world.leader.hellos) == 1
 
 
+async def test_reports_end_no_stream(tmp_path: Path) -> None:
+    """Whatever is told of other nodes, and of how many: it is dropped, and the data goes on."""
+    made = Chain()
+    made.next()
+    at, file = made.at, made.next()
+    told = [
+        pb.NodeReport(),
+        pb.NodeReport(node="N 1", path=["N 1"]),
+        pb.NodeReport(node="fra-1", path=["fra-1"]),
+        pb.NodeReport(node="ams-8", path=["ams-8", "fra-1"]),
+        pb.NodeReport(node="ams-8", path=["ams-8"], last_error="x" * 9_000),
+        *[pb.NodeReport()] * limits.NODES_MAX,
+        pb.NodeReport(node="ams-9", path=["ams-9"]),
+    ]
+
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        await talk.until(lambda: talk.reports)
+        await talk.beat(at, nodes=told)
+        await talk.files((1, file))
+        await talk.beat(made.at, nodes=told[-1:])
+        await asyncio.Event().wait()
+
+    async with following(tmp_path, at, script) as world:
+        await world.disk.until(lambda: world.disk.durable == made.at)
+        await eventually(lambda: world.replica.hearsay.of("ams-9"))
+        assert list(world.replica.hearsay._heard) == ["ams-9"]
+        assert (len(world.leader.talks), world.replica.view.problem) == (1, None)
+
+
 async def test_an_honest_beginning_does_not_hide_a_liar(tmp_path: Path) -> None:
     """Its heartbeat does not clear the problem that its last lie was."""
     made = Chain()
@@ -300,8 +326,9 @@ async def test_an_honest_beginning_does_not_hide_a_liar(tmp_path: Path) -> None:
     async def script(talk: Talk) -> None:
         await talk.welcome()
         number = f"n{len(talk.leader.talks)}"
-        await talk.beat(at, nodes=[pb.NodeReport(node=number)])
-        await eventually(lambda: number in world.replica.view.reports)
+        while world.replica.hearsay.of(number) is None:
+            await talk.beat(at, nodes=[pb.NodeReport(node=number, path=[number])])
+            await asyncio.sleep(0.01)
         if number != "n1":
             problems.add(world.replica.view.problem)
         await talk.files((1, file), (1, file))
@@ -312,3 +339,109 @@ async def test_an_honest_beginning_does_not_hide_a_liar(tmp_path: Path) -> None:
         await world.replica.problem("repeats")
         await eventually(lambda: len(world.leader.talks) >= 4)
         assert None not in problems
+
+
+# Who is no member
+
+
+async def _refuses_to_follow(world: World) -> None:
+    await world.replica.problem("it is no node of this cluster, or not any more; set [peer] upstr")
+    assert (world.replica.view.problem or "").startswith(world.leader.node_id)
+    assert world.disk.batches == world.replica.bound == []
+    assert world.replica.view.leader is None
+    assert not world.replica.upstream.connected
+
+
+async def test_a_node_that_was_removed_is_not_followed(tmp_path: Path) -> None:
+    """Its certificate is good and it welcomes: nothing is stored, bound, shown or asked."""
+    made = Chain()
+    made.next()
+    at, file = made.at, made.next()
+
+    async def feeds(talk: Talk) -> None:
+        await talk.welcome()
+        await talk.files((1, file))
+        await asyncio.Event().wait()
+
+    async with following(tmp_path, at, feeds, start=False) as world:
+        world.replica.roster.members = {"fra-1", "nrt-1"}
+        world.replica.follow.start()
+        await _refuses_to_follow(world)
+
+
+@pytest.mark.parametrize("lies", [False, True])
+async def test_a_thief_at_the_address_of_the_configuration(tmp_path: Path, lies: bool) -> None:
+    """A removed node answers where `[peer] upstream` leads, under its own name or a member's: it
+    gets a question for its name, and no more."""
+    made = Chain()
+    made.next()
+
+    async def thief(talk: Talk) -> None:
+        await talk.welcome(**({"node": "nrt-1", "path": ["nrt-1"]} if lies else {}))
+        await talk.files((1, made.next()))
+        await asyncio.Event().wait()
+
+    async with following(tmp_path, made.at, thief, start=False) as world:
+        world.replica.roster.members = {"fra-1", "nrt-1"}
+        world.replica.dialled = [Candidate(world.port.address)]
+        world.replica.follow.start()
+        await world.replica.problem(f"[peer] upstream in petsem.toml is {world.port.address}")
+        said = world.replica.view.ignored_upstream or ""
+        assert (world.leader.node_id in said) is not lies
+        assert "set it anew" in said
+        assert all(hello.asks for hello in world.leader.hellos)
+        assert world.disk.batches == world.replica.bound == []
+        assert not world.replica.upstream.connected
+
+
+async def test_an_address_that_proves_to_be_a_member_s(tmp_path: Path) -> None:
+    """It need not be the one by which the cluster knows the node."""
+    made = Chain()
+    made.next()
+    at, file = made.at, made.next()
+
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        if not talk.hello.asks:
+            await talk.files((1, file))
+            await asyncio.Event().wait()
+
+    async with following(tmp_path, at, script, start=False) as world:
+        world.replica.roster.members = {"fra-1", world.leader.node_id}
+        world.replica.dialled = [Candidate(world.port.address)]
+        world.replica.follow.start()
+        await world.disk.until(lambda: world.disk.durable == made.at)
+        assert world.replica.view.ignored_upstream is None
+        assert world.replica.upstream.node_id == world.leader.node_id
+
+
+async def test_a_node_that_is_removed_while_it_is_followed(tmp_path: Path) -> None:
+    """It is left at once, and what it sent meanwhile is not stored."""
+    made = Chain()
+    made.next()
+    at, first, second = made.at, made.next(), made.next()
+    busy, gate = asyncio.Event(), asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.welcome()
+        await talk.files((1, first))
+        await busy.wait()
+        await talk.files((1, second))
+        await talk.beat(made.at)
+        await asyncio.Event().wait()
+
+    async def slow() -> None:
+        busy.set()
+        await gate.wait()
+
+    async with following(tmp_path, at, script, start=False) as world:
+        world.replica.roster.members = {"fra-1", world.leader.node_id}
+        world.disk.slow = slow
+        world.replica.follow.start()
+        await eventually(lambda: world.replica.view.leader_position == made.at)
+        world.replica.roster.members.discard(world.leader.node_id)
+        world.replica.follow.members_changed()
+        gate.set()
+        await world.replica.problem("it is no node of this cluster")
+        assert [each for batch in world.disk.batches for each in batch] == [(1, first)]
+        assert not world.replica.upstream.connected

@@ -15,12 +15,14 @@ from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.wal_tail import WalTail
 from petsem.replication.session.branch import Epoch
 from petsem.server.datadir import NodeIdentity
+from petsem.server.peer.dial import peer_channel
 from petsem.server.replica.candidates import Candidate
 from petsem.server.replica.follow import Follow
+from petsem.server.replica.hearsay import Hearsay
 from petsem.server.replica.parts import FollowParts, Timings
 from petsem.server.replica.upstream import Upstream
 from petsem.wire import petsem_pb2 as pb
-from tests.support.fake_leader import QUICK, eventually
+from tests.support.fake_leader import QUICK, FakeRoster, eventually
 from tests.support.feeding import CLUSTER, Feeder, _Own, feeding
 from tests.support.leader_source import LeaderSource
 from tests.support.patience import PATIENCE_S
@@ -73,7 +75,6 @@ class Node:
 
     def __init__(self, directory: Path) -> None:
         self.rig = Rig(directory)
-        self.upstream = Upstream()
         self.bound: list[tuple[int, str]] = []
         self.follow: Follow
 
@@ -85,14 +86,16 @@ class Node:
             self.rig.view,
             self.rig.view.clock,
             pb.NodeReport,
-            lambda: (),
+            Hearsay("fra-1", self.rig.view.clock, lambda: None, lambda: self.rig.view.path),
             self._bind,
             self._remember,
+            FakeRoster(),
             timings,
         )
         own = _Own("fra-1", feeder.authority.issue("fra-1"))
+        upstream = Upstream(lambda node: peer_channel(own.tls, CLUSTER, node.address, node.node_id))
         dialled = [Candidate(feeder.address)]
-        self.follow = Follow(parts, own, self.upstream, lambda: dialled[:])  # type: ignore[arg-type]
+        self.follow = Follow(parts, own, upstream, lambda: dialled[:])  # type: ignore[arg-type]
         self.rig.listeners.durable.append(lambda _: self.follow.moved())
         self.rig.listeners.applied.append(lambda _: self.follow.moved())
         self.rig.listeners.jumped.append(self.rig.pool.renew)

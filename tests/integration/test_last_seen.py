@@ -14,7 +14,8 @@ from petsem.crypto.keys import random_id
 from petsem.model import Role
 from petsem.server.cluster_view import ClusterView
 from petsem.server.last_seen import LastSeen
-from petsem.server.peer.dial import SEEN
+from petsem.server.peer.dial import SEEN, peer_channel
+from petsem.server.replica.candidates import Candidate
 from petsem.server.replica.upstream import Upstream
 from petsem.server.seen_notes import SeenNotes
 from petsem.wire import petsem_pb2 as pb
@@ -38,7 +39,11 @@ async def test_from_a_replica_to_the_list(port: Port) -> None:
     leader, clock = port.node, port.cluster.clock
     view = ClusterView(clock)
     view.role = Role.REPLICA
-    notes, upstream = SeenNotes(), Upstream()
+    notes = SeenNotes()
+    shown = await port.member("fra-1")
+    upstream = Upstream(
+        lambda node: peer_channel(shown, port.own.cluster_id, node.address, node.node_id)
+    )
     replica = LastSeen(
         notes=notes,
         clock=clock,
@@ -52,10 +57,9 @@ async def test_from_a_replica_to_the_list(port: Port) -> None:
         notes.note(random_id(), 1)
     at_ms = clock.unix_ms()
     notes.note(nonce, at_ms)
-    async with port.channel(await port.member("fra-1")) as channel:
-        upstream.set(channel, leader.identity.node_id)
-        await replica.turn()
-        upstream.clear()
+    upstream.follow(Candidate(port.address, leader.identity.node_id))
+    await replica.turn()
+    await upstream.close()
     assert notes.some(1) == {}
     assert listed(port) is None
     for _ in range(2):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults import kills
 
 
-async def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [1, 3])
+async def test_nothing_acknowledged_is_lost(tmp_path: Path, number: int) -> None:
     """Every write that was acknowledged is on the leader and on both replicas in the end, no TXID
     was given twice, each start has an epoch of its own and goes on with the log that there is."""
-    await kills.of_the_leader(tmp_path, kills=3, seed=20260105)
+    await kills.of_the_leader(tmp_path, kills=number, seed=20260105)

@@ -36,6 +36,10 @@ SEED: Final = int(os.environ.get("PETSEM_KILL_SEED", random.randrange(2**32)))
 KILLS: Final = int(os.environ.get("PETSEM_KILLS", "5"))
 WRITERS: Final = 12
 VALUE: Final = "x" * 65_000
+STEPS: Final = (
+    *(steps.COMMIT, steps.CAPTURE, steps.LOG_APPEND),
+    *(steps.LOG_SYNC, steps.SEGMENT_CHANGE, steps.CHECKPOINT),
+)
 SECRETS: Final = "/v1/orgs/acme/apps/web/secrets"
 
 _STOCK: Final = """
@@ -140,11 +144,12 @@ def said(daemon: Daemon, event: str) -> bool:
     return any(each["event"] == event for each in daemon.events())
 
 
-async def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kills", "seed"), [(2, 20260107), (KILLS, SEED)], ids=["few", "many"])
+async def test_killed_at_random_moments(tmp_path: Path, kills: int, seed: int) -> None:
     """Under writes of all sizes: no acknowledged one is missing, and after each start the log has
     what the database has."""
-    print(f"PETSEM_KILL_SEED={SEED} PETSEM_KILLS={KILLS}")
-    chance = random.Random(SEED)
+    print(f"PETSEM_KILL_SEED={seed} PETSEM_KILLS={kills}")
+    chance = random.Random(seed)
     daemon, operator = made(tmp_path)
     load = Load(daemon, operator)
 
@@ -153,7 +158,7 @@ async def test_killed_at_random_moments(tmp_path: Path) -> None:
         daemon.kill()
 
     files: list[tuple[int, int]] = []
-    for _ in range(KILLS):
+    for _ in range(kills):
         daemon.start()
         with Doors(daemon, operator) as doors:
             load.check(doors)
@@ -167,38 +172,39 @@ async def test_killed_at_random_moments(tmp_path: Path) -> None:
         doors.set("acme/web", LAST="one")
     assert daemon.stop() == 0
     same(daemon)
-    assert load.answers > 5 * KILLS
+    assert load.answers > 5 * kills
 
 
 @pytest.mark.parametrize(
-    ("step", "times"),
+    "ends",
     [
-        *((steps.COMMIT, times) for times in (1, 5)),
-        *((steps.CAPTURE, times) for times in (1, 5)),
-        *((steps.LOG_APPEND, times) for times in (1, 4)),
-        *((steps.LOG_SYNC, times) for times in (1, 2)),
-        (steps.SEGMENT_CHANGE, 1),
-        *((steps.CHECKPOINT, times) for times in (1, 2)),
+        [(step, 1) for step in STEPS],
+        [(steps.COMMIT, 5), (steps.CAPTURE, 5), (steps.LOG_APPEND, 4)],
+        [(steps.LOG_SYNC, 2), (steps.CHECKPOINT, 2)],
     ],
+    ids=["first", "later", "second"],
 )
-async def test_killed_before_a_step(tmp_path: Path, step: str, times: int) -> None:
-    """While it writes enough that it comes to each of them."""
+async def test_killed_before_a_step(tmp_path: Path, ends: list[tuple[str, int]]) -> None:
+    """While it writes enough that it comes to each of them, one in each of its lives."""
     daemon, operator = made(tmp_path, FatalNode)
     assert isinstance(daemon, FatalNode)
     load = Load(daemon, operator)
-    noise = random.Random(step)
-    daemon.start()
-    daemon.die_before(step, times)
+    noise = random.Random(str(ends))
 
     async def end() -> None:
         while daemon.alive:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
-    # Text that packs badly: a segment is to be filled.
-    await load.during(end(), lambda: 40_000 + noise.randrange(20_000))
-    assert daemon.died
-    daemon.wait()
-    before = look(daemon)
+    for step, times in ends:
+        daemon.start()
+        with Doors(daemon, operator) as doors:
+            load.check(doors)
+        daemon.die_before(step, times)
+        # Text that packs badly: a segment is to be filled.
+        await load.during(end(), lambda: 40_000 + noise.randrange(20_000))
+        assert daemon.died
+        daemon.wait()
+        before = look(daemon)
     daemon.start()
     with Doors(daemon, operator) as doors:
         load.check(doors)

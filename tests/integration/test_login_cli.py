@@ -120,7 +120,8 @@ def test_a_day_with_a_code(person: Person, cluster: Fleet) -> None:
     assert denied.code == 3, denied
     copied = person.file.read_text()
     gone = person.petsem("logout")
-    assert (gone.code, gone.err) == (0, "its token is revoked\n")
+    ended = "its token is revoked, and with it any service token and boot grant that came of it\n"
+    assert (gone.code, gone.err) == (0, ended)
     assert not person.file.exists()
     assert person.petsem("secrets", "list", "-a", "acme/web").code == 3
     # Who had copied the file before has nothing, either.
@@ -128,6 +129,18 @@ def test_a_day_with_a_code(person: Person, cluster: Fleet) -> None:
     person.file.chmod(0o600)
     stolen = person.petsem("secrets", "list", "-a", "acme/web")
     assert (stolen.code, "was revoked" in stolen.err) == (3, True), stolen
+
+
+def test_signing_in_again_ends_the_sign_in_before(person: Person) -> None:
+    """A copy of the file from before opens nothing, and the new sign-in is good."""
+    assert person.sign_in().code == 0
+    copied = person.file.read_text()
+    again = person.sign_in()
+    assert (again.code, "before this one is revoked" in again.err) == (0, True), again
+    assert person.petsem("secrets", "list", "-a", "acme/web").code == 0
+    person.file.write_text(copied)
+    refused = person.petsem("secrets", "list", "-a", "acme/web")
+    assert (refused.code, "was revoked" in refused.err) == (3, True), refused
 
 
 def test_the_permission_token_alone_opens_nothing(person: Person) -> None:

@@ -64,7 +64,8 @@ def test_a_kek_that_a_lost_branch_needs(tmp_path: Path) -> None:
 
         shutil.rmtree(branch)
         until(
-            lambda: json.loads(keyring(new, "retire", first).out or b"{}").get("lost") == [],
+            # The one more member, which does not run here, is not known to need it or not.
+            lambda: json.loads(keyring(new, "retire", first, "--force").out)["lost"] == [],
             "key that is not needed",
             20,
         )

@@ -19,8 +19,9 @@ from petsem.replication.segment import HEADER_BYTES, MAGIC
 from petsem.server.address import Address
 from petsem.server.datadir import DataDir
 from petsem.server.init import init_cluster
+from petsem.wire import petsem_pb2 as pb
 from tests.support.daemon import Daemon, configure, until
-from tests.support.doors import values_of
+from tests.support.doors import secrets_of, values_of
 from tests.support.fleet import Fleet, Member, Ports, fleet
 from tests.support.small_disk import small_disk
 
@@ -113,6 +114,40 @@ def test_a_flipped_byte_in_the_database(tmp_path: Path) -> None:
         replica.says("replica_needs_snapshot")
         replica.says("snapshot_applied")
         cluster.converged()
+        assert replica.own()["last_error"] is None
+
+
+def test_a_log_that_is_lost_while_nobody_can_be_asked(tmp_path: Path) -> None:
+    """The log is deleted while both nodes run, and both begin another: what a write was told to be
+    on the replica's disk is there. Then that is damaged, and the leader gone: boots are answered,
+    marked stale, and the leader's next transaction is taken when it is back, without a snapshot."""
+    with fleet(tmp_path, 1) as cluster:
+        (replica,) = cluster.replicas
+        for node in cluster.nodes:
+            shutil.rmtree(node.directory / "ltx")
+        with cluster.leader.doors() as doors:
+            body = {"set": {"FIRST": "after"}, "durability": {"replicated": 1}}
+            answer = doors.done("PATCH", secrets_of("acme/web"), body)
+            assert answer["durability"]["met"], answer
+        assert replica.logged("log_deleted")
+        assert cluster.leader.logged("log_began_anew")
+        at = cluster.converged()
+        for node in cluster.nodes:
+            node.daemon.kill()
+        segment, offset, _ = last_record(replica.directory)
+        flip(segment, offset + 150)
+        replica.daemon.start()
+        assert replica.logged("database_is_whole")
+        with replica.doors() as doors:
+            fetched = doors.fetch("acme/web")
+            assert values_of(fetched) == {"FIRST": b"after"}
+            fresh = fetched.message.freshness
+            assert (fresh.position.txid, fresh.source) == (at.txid, pb.Source.DISK)
+            assert fresh.HasField("leader_seen_ms_ago")
+        cluster.leader.daemon.start()
+        write(cluster, 1)
+        cluster.converged()
+        assert not replica.logged("snapshot_applied")
         assert replica.own()["last_error"] is None
 
 

@@ -9,17 +9,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
+
 from petsem.clock import SystemClock
 from petsem.model import Position, Role
 from petsem.replication.ltx import Header, Trailer
 from petsem.server.cluster_view import ClusterView
 from petsem.server.datadir import DataDir, NodeIdentity
-from petsem.server.peer.dial import FORWARD, STREAM
+from petsem.server.peer.dial import FORWARD, STREAM, peer_channel
 from petsem.server.peer.handlers import PeerMethod, PeerStream, Send
 from petsem.server.peer.identity import OwnCertificate, TlsMaterial
 from petsem.server.peer.membership import Member
-from petsem.server.replica.candidates import Candidate
+from petsem.server.replica.candidates import Askable, Candidate
 from petsem.server.replica.follow import Follow
+from petsem.server.replica.hearsay import Hearsay
 from petsem.server.replica.parts import FollowParts, Timings
 from petsem.server.replica.upstream import Upstream
 from petsem.wire import petsem_pb2 as pb
@@ -225,6 +228,20 @@ class FakeDisk:
             await self.changed.wait()
 
 
+class FakeRoster:
+    """Who is a member: `members`, or anybody as long as that is None."""
+
+    def __init__(self) -> None:
+        self.members: set[str] | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.members is not None
+
+    def has(self, node_id: str) -> bool:
+        return self.members is None or node_id in self.members
+
+
 class Replica:
     """A node that follows the fake leader."""
 
@@ -232,10 +249,13 @@ class Replica:
         clock = SystemClock()
         self.disk = FakeDisk(at)
         self.view = ClusterView(clock, Role.REPLICA)
-        self.upstream = Upstream()
+        self.hearsay = Hearsay(name, clock, members=lambda: None, way=lambda: self.view.path)
+        self.roster = FakeRoster()
+        self.askable = Askable()
+        self._own = _Own(tls, port)
+        self.upstream = Upstream(self._dial, lambda: self.askable)
         self.bound: list[tuple[int, str]] = []
         self.remembered: list[int] = []
-        self.followers: list[pb.NodeReport] = []
         self.bind_error: Exception | None = None
         self.dialled = [Candidate(port.address, port.own.node_id)]
         self.parts = FollowParts(
@@ -244,17 +264,20 @@ class Replica:
             self.view,
             clock,
             lambda: pb.NodeReport(ready=True, warnings=["w"]),
-            lambda: self.followers,
+            self.hearsay,
             self._bind,
             self._remember,
+            self.roster,
         )
-        self._own = _Own(tls, port)
         self.retime(QUICK)
 
     def retime(self, timings: Timings) -> None:
         """Follow with other deadlines; not once it is started."""
         parts = dataclasses.replace(self.parts, timings=timings)
         self.follow = Follow(parts, self._own, self.upstream, lambda: self.dialled[:])
+
+    def _dial(self, node: Candidate) -> grpc.aio.Channel:
+        return peer_channel(self._own.tls, self._own.cluster_id, node.address, node.node_id)
 
     async def _bind(self, epoch: int, leader: str) -> None:
         if self.bind_error is not None:

@@ -34,6 +34,7 @@ from petsem.server.peer.server import start_peer
 from petsem.server.replica.feed import Feed
 from petsem.server.replica.feed_files import Files
 from petsem.server.replica.followers import Followers
+from petsem.server.replica.hearsay import Hearsay
 from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf, position_to_protobuf
@@ -138,6 +139,7 @@ class Feeder:
     source: Source
     feed: Feed
     followers: Followers
+    hearsay: Hearsay
     snapshots: SnapshotSource
     view: ClusterView
     clock: ManualClock
@@ -343,7 +345,10 @@ async def feeding(
     clock = ManualClock(now_ms())
     authority = Authority.new(CLUSTER)
     view = ClusterView(clock, role=Role.LEADER)
-    followers = Followers(name, clock, lambda: source.epochs)
+    hearsay = Hearsay(
+        name, clock, members=options.pop("members", lambda: None), way=lambda: view.path
+    )
+    followers = Followers(clock, lambda: source.epochs, hearsay)
     files = Files(source.log)
     snapshots = SnapshotSource(
         source.path,
@@ -357,6 +362,7 @@ async def feeding(
             files=files,
             view=view,
             followers=followers,
+            hearsay=hearsay,
             snapshots=snapshots,
             clock=clock,
             helper=helper,
@@ -365,7 +371,7 @@ async def feeding(
             heartbeat_s=heartbeat_s,
             **options,
         )
-        node = Feeder(source, feed, followers, snapshots, view, clock, authority)
+        node = Feeder(source, feed, followers, hearsay, snapshots, view, clock, authority)
         server = await start_peer(
             [PeerStream(STREAM, pb.FromReplica, node.stream)],
             bind=ANY_PORT,

@@ -4,7 +4,8 @@ At the N-th write, cut, sync or removal, what was not synced before is torn: of 
 last sync of its file every piece is there, or not, or zero, and a journal that was removed is back
 if the directory was not synced since. Then the process ends as `kill -9` ends it. The database and
 its journal tear by sectors, as SQLite expects of a disk, the log by bytes. Sizes of files, and new
-names, are kept at once.
+names, are kept at once. Whoever starts next finds that the machine was started anew, and the
+database is synced so often that a life has several times.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from typing import Any, Final
 
 import apsw
 
+from petsem import limits
 from petsem.replication.drivers import database_file
 
+_OTHER_EACH_TIME: Final = Path("/proc/sys/kernel/random/uuid")
+_SYNC_BYTES: Final = 40 * 1024
 _SECTORS: Final = (512, 4096)
 _BYTES: Final = (1, 8, 64, 512, 4096)
 
@@ -190,7 +194,11 @@ def main(seed: str, call: str, directory: str) -> int:
     # Whoever applies takes it as a default when its module is imported.
     assert "petsem.replication.drivers.apply" not in sys.modules
     database_file.VFS = vfs.name  # type: ignore[misc]
+    limits.SYNC_DATABASE_BYTES = _SYNC_BYTES  # type: ignore[misc]
     from petsem.server import main as server
+    from petsem.server.replica import whole
+
+    whole._BOOT_ID = _OTHER_EACH_TIME  # type: ignore[misc]
 
     return server.serve(Path(directory), insecure=False, environ=os.environ, vfs=vfs.name)
 

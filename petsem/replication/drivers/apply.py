@@ -123,6 +123,10 @@ class Applier:
         except (apsw.Error, OSError) as e:
             raise _failed(e) from e
 
+    def size_pages(self) -> int:
+        """How long the database is; for who knows that nothing is being applied."""
+        return self._file.xFileSize() // PAGE_SIZE
+
     def close(self) -> None:
         """Give the descriptor back to SQLite."""
         self._file.xClose()

@@ -3,7 +3,8 @@
 Guarantees: each committed transaction is logged once, in order, under the position that its writer
 gave it; a log that cannot be written keeps what is not in it, and says so until it can. A WAL that
 was lost, or a log that lost what was appended and not synced, is answered with a snapshot of the
-whole database in the log, so that the log is never without a transaction that the database has.
+whole database in the log, so that the log is never without a transaction that the database has. A
+log whose files were deleted begins anew where it ended: the database and its WAL have the rest.
 
 Transactions that wait to be logged become one LTX file if the caller lets them: each page once. On
 the thread that commits. It does not sync (`before_checkpoint` does) or commit, and all it tells is
@@ -24,7 +25,7 @@ import apsw
 from petsem.model import Position
 from petsem.replication.drivers.database_file import PageReader
 from petsem.replication.drivers.log import TransactionLog
-from petsem.replication.drivers.log_types import LogGap
+from petsem.replication.drivers.log_types import LogDeleted, LogGap
 from petsem.replication.drivers.page_checksums import save
 from petsem.replication.drivers.wal_tail import WalLost, WalTail
 from petsem.replication.drivers.whole_database import (
@@ -44,7 +45,7 @@ _HELD_PAGES: Final = 4_096
 """A transaction of more pages is read twice and streamed into the log."""
 
 Anew = Callable[[str], None]
-"""Told why the log begins anew with a snapshot, which costs every follower one."""
+"""Told why the log begins anew, which costs every follower a snapshot that lacks what it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ class Capture:
         """
         if self._unread:
             self._read(self._unread[-1].frames)
+        if self.log.is_deleted():
+            self.renew()
         if self.log.end != self._logged:
             # A sync failed, and nobody knows what the disk has of what came after the one before.
             self._lose("the log lost what a failed sync had taken")
@@ -158,14 +161,19 @@ class Capture:
         if frames != self._tail.frames and self._has_more(frames):
             self._lose("the WAL has what no transaction told of")
             self.write(merged=True)
-        self.log.sync()
+        self._sync()
         return self._tail.allow_restart(frames)
+
+    def renew(self) -> None:
+        """Begin a log whose files were deleted anew where it ended. Raises OSError."""
+        self.log.reset(self.log.end)
+        self._anew("its files were deleted")
 
     def finish(self) -> None:
         """At a clean stop: log and sync what waits, and save the table for the next start. Raises
         OSError if the disk does not take it."""
         self.write(merged=True)
-        self.log.sync()
+        self._sync()
         end = self.log.end
         if end is not None and self.table.complete:
             save(self._database.parent, self.table, end, self._database)
@@ -197,6 +205,12 @@ class Capture:
         """Let go of the files, but not of the log."""
         self._tail.close()
         self._file.close()
+
+    def _sync(self) -> None:
+        try:
+            self.log.sync()
+        except LogDeleted:
+            self.renew()
 
     def _has_more(self, frames: int) -> bool:
         """Whether the WAL has what nobody told of, or has lost something."""

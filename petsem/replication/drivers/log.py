@@ -1,7 +1,8 @@
 """The transaction log: whole LTX files in preallocated segments (`docs/formats/log.md`).
 
 Guarantees: what was synced is there after a crash, byte for byte, or is reported as damage; what
-was only appended may be gone, from some record on. What is cut or dropped is gone from the disk
+was only appended may be gone, from some record on. That somebody deleted its files is noticed at
+the next sync. What is cut or dropped is gone from the disk
 when the call returns. Damage is never cut: it goes to `quarantine/` and leaves a gap.
 
 For one thread at a time, but any number may read (`LogReader`). It does not decode LTX, does not
@@ -53,7 +54,9 @@ class TransactionLog(Appender):
 
     def reset(self, base: Position | None = None) -> None:
         """Begin anew without records at `base` (default: the empty database), durably."""
-        self._mend()
+        # What an earlier error left undone is void with the rest.
+        self._store.make_directory()
+        self._store.settle()
         fresh = self._store.create(base or ORIGIN, self._segment_bytes, Kind.RESET)
         self._store.publish(fresh)
         self._replace((fresh,))

@@ -3,7 +3,8 @@
 Guarantees: what was synced is on the disk; a record follows the one before it, in TXID and in
 checksum, or is refused. An OSError leaves a log that can be used: as it was before the call, but
 after a failed sync it ends where it was last synced, since nobody knows what the disk has of the
-rest, and a second sync would not tell; append that again.
+rest, and a second sync would not tell; append that again. A file that was deleted while it grew
+counts as synced no more: `LogDeleted`, and only a `reset` makes the log good.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from petsem.replication.drivers.log_reader import LogReader
 from petsem.replication.drivers.log_recovery import Report
 from petsem.replication.drivers.log_segment import Segment, Tail
 from petsem.replication.drivers.log_store import Store, segment_bytes_for
-from petsem.replication.drivers.log_types import LogGap
+from petsem.replication.drivers.log_types import LogDeleted, LogGap
 from petsem.replication.ltx import HEADER_BYTES as LTX_HEADER_BYTES
 from petsem.replication.ltx import TRAILER_BYTES, Header, LtxError, Rule, Trailer, peek_header
 from petsem.replication.segment import ORIGIN, Kind, encode, span
@@ -46,6 +47,14 @@ class Appender(LogReader):
     def synced(self) -> Position | None:
         """The position up to which everything is on the disk."""
         return None if self._synced is None else self._synced.end
+
+    def is_deleted(self, *, every_file: bool = False) -> bool:
+        """Whether somebody has deleted files of it, or moved them away: the last, or any."""
+        segments = self._segments if every_file else self._segments[-1:]
+        return not all(
+            each.path.exists() if each.file is None else each.file.is_at(each.path)
+            for each in segments
+        )
 
     def append(self, epoch: int, data: bytes) -> None:
         """Write one LTX file at the end, to be synced; `LogGap` if it does not follow."""
@@ -93,6 +102,7 @@ class Appender(LogReader):
         It gets a segment of its own and is on the disk when this returns.
         """
         self._mend()
+        self._require_files()
         base = self._base_for(epoch, header)
         starts_anew = base != self.end
         with Builder(self._store, base, Kind.RESET if starts_anew else Kind.BASE) as builder:
@@ -106,7 +116,7 @@ class Appender(LogReader):
             self._adopt(built)
 
     def sync(self) -> None:
-        """Everything appended is on the disk when this returns."""
+        """Everything appended is on the disk when this returns; `LogDeleted`."""
         self._mend()
         segment = self._growing
         if segment is None or segment.tail == self._synced:
@@ -119,6 +129,7 @@ class Appender(LogReader):
         except OSError:
             self._roll_back(segment)
             raise
+        self._require_files()
         self._synced = tail
         self._store.mark(segment)
 
@@ -147,6 +158,7 @@ class Appender(LogReader):
 
     def _change(self, base: Position, record_bytes: int) -> Segment:
         """Go on in a new segment."""
+        self._require_files()
         size = max(self._segment_bytes, segment_bytes_for(record_bytes))
         fresh = self._store.create(base, size)
         try:
@@ -173,6 +185,10 @@ class Appender(LogReader):
         except OSError:
             self._spoilt = segment
             raise
+
+    def _require_files(self) -> None:
+        if self.is_deleted():
+            raise LogDeleted
 
     def _mend(self) -> None:
         """Finish what an earlier error left undone; to be called before anything is changed."""

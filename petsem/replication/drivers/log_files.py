@@ -83,6 +83,13 @@ class Descriptor:
     def size_bytes(self) -> int:
         return os.fstat(self.fd).st_size
 
+    def is_at(self, path: Path) -> bool:
+        """Whether this is what `path` names: it is not when somebody has deleted or moved it."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), path.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def read(self, length: int, offset: int) -> bytes:
         """At most `length` bytes at `offset`: fewer where the file or what is legible ends."""
         parts = []

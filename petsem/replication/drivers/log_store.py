@@ -61,6 +61,14 @@ class Store:
     def path(self, name: SegmentName) -> Path:
         return self.directory / str(name)
 
+    def make_directory(self) -> None:
+        """Make the directory, 0700, if somebody has deleted it."""
+        try:
+            self.directory.mkdir(mode=0o700)
+        except FileExistsError:
+            return
+        self.ops.fsync_directory(self.directory.parent)
+
     def create(self, base: Position, size_bytes: int, kind: Kind = Kind.BASE) -> Segment:
         """An empty growing segment of `size_bytes`, on the disk but not under its name yet.
 

@@ -32,6 +32,13 @@ class DamagedRecord(LogError):  # noqa: N818
         return self.position.txid + 1
 
 
+class LogDeleted(LogError):  # noqa: N818 (what somebody did)
+    """Files of the log were deleted while it was in use: nothing in them survives a crash."""
+
+    def __init__(self) -> None:
+        super().__init__("its files were deleted or moved away")
+
+
 class RecordTooLarge(LogError):  # noqa: N818
     """The record is longer than the caller wants in memory: stream it."""
 

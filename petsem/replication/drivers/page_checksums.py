@@ -21,7 +21,7 @@ from petsem import limits
 from petsem.model import Position
 from petsem.replication.image import LOCK_PAGE, PAGE_SIZE, normalise
 from petsem.replication.ltx.checksum import crc, page_checksum
-from petsem.replication.rolling import PageChecksums
+from petsem.replication.rolling import UNKNOWN, PageChecksums
 
 FILE_NAME: Final = "checksums"
 SCAN_PAGES: Final = 64
@@ -92,11 +92,12 @@ def _read(file: BinaryIO, position: Position, database: Path) -> PageChecksums |
     if position.checksum is None or header != _header(commit, position, database):
         return None
     check = crc(header)
-    entries = array("Q")
+    # Of its length from the start: one that is appended to takes more.
+    entries = array("Q", (UNKNOWN,)) * commit
     for start in range(0, commit, _CHUNK_ENTRIES):
         chunk = file.read(_ENTRY_BYTES * min(_CHUNK_ENTRIES, commit - start))
         check = crc(chunk, check)
-        entries.frombytes(chunk)
+        entries[start : start + _CHUNK_ENTRIES] = array("Q", chunk)
     if file.read() != check.to_bytes(8, "big"):
         return None
     table = PageChecksums.restored(_big_endian(entries), position.checksum)

@@ -11,12 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from petsem import limits
 from petsem.model import Position
 
 Epoch = tuple[int, int, str]
 """Number, first TXID, leader: a row of the table `epochs`."""
 NOWHERE: Final = Position(0, 0)
 """The fork of histories that have nothing in common that is known."""
+
+
+def is_likely(epoch: int, known: int, ahead: int = limits.EPOCHS_AHEAD_MAX) -> bool:
+    """Whether a cluster may have come to `epoch` that a node claims, for one that knows of `known`
+    itself; 0 is nothing, and then anything may be."""
+    return not known or epoch <= known + ahead
+
+
+def was_begun(epoch: int, known: int) -> bool:
+    """The same of an epoch that is said to be of a branch."""
+    return is_likely(epoch, known, 2 * limits.EPOCHS_AHEAD_MAX)
 
 
 def holds(branch: Sequence[Epoch], position: Position) -> bool:

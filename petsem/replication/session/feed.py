@@ -24,7 +24,7 @@ from typing import Final
 
 from petsem import limits
 from petsem.model import Position
-from petsem.replication.session.branch import Epoch, fork_of
+from petsem.replication.session.branch import Epoch, fork_of, is_likely
 
 PROTOCOL: Final = 1
 
@@ -38,6 +38,7 @@ class Rule(enum.StrEnum):
     LOOP = "this node follows it"
     TOO_FAR = "this node is too far from the leader to be followed"
     DEPOSED = "it has seen a newer epoch than this leader's"
+    EPOCH = "it has heard of an epoch that no cluster comes to"
     SIZE = "it says more than it may"
     ACK = "it acknowledges what it was not sent"
 
@@ -65,13 +66,15 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """This node. `path`: node ids from it to the leader, itself first."""
+    """This node. `path`: node ids from it to the leader, itself first. `epoch_known`: the newest
+    epoch on its own disk, `epoch_seen` the newest that it has heard of."""
 
     node_id: str
     cluster_id: bytes
     epoch_seen: int
     path: tuple[str, ...]
     is_leader: bool
+    epoch_known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,17 @@ def admit(hello: Hello, own: Own, caller: str) -> None:
     _require(hello.cluster_id == own.cluster_id, Rule.CLUSTER)
     _require(hello.node_id == caller, Rule.NAME)
     _require(len(hello.epochs) <= limits.STREAM_EPOCHS_MAX, Rule.SIZE)
-    _require(caller != own.node_id and caller not in own.path, Rule.LOOP)
-    _require(len(own.path) <= limits.STREAM_HOPS_MAX, Rule.TOO_FAR)
+    _require(caller != own.node_id, Rule.LOOP)
+    admit_over(own.path, caller)
+    _require(is_likely(hello.epoch_seen, own.epoch_known), Rule.EPOCH)
     # Only a leader is deposed; who follows may well hear of a new epoch later than its follower.
     _require(not own.is_leader or hello.epoch_seen <= own.epoch_seen, Rule.DEPOSED)
+
+
+def admit_over(path: Sequence[str], caller: str) -> None:
+    """`Unfit` if `caller` may not follow a node whose way to the leader is `path` now."""
+    _require(caller not in path, Rule.LOOP)
+    _require(len(path) <= limits.STREAM_HOPS_MAX, Rule.TOO_FAR)
 
 
 class FeedSession:

@@ -19,6 +19,7 @@ from petsem import limits
 from petsem.model import Position
 from petsem.replication.image import LOCK_PAGE, PAGE_SIZE
 from petsem.replication.ltx import HEADER_BYTES, TRAILER_BYTES, Header, LtxError, Trailer
+from petsem.replication.session.branch import is_likely, was_begun
 from petsem.replication.session.from_leader import (
     Heartbeat,
     Message,
@@ -44,6 +45,7 @@ class Rule(enum.StrEnum):
     LOOP = "it follows this node itself"
     TOO_FAR = "it is too far from the leader"
     OLD_EPOCH = "it follows a leader that is none any more"
+    EPOCH = "it names an epoch that no cluster comes to"
     SIZE = "it announces more than there may be"
     HEADER = "it sends a file whose header makes no sense"
     WENT_BACK = "it goes back to an earlier epoch"
@@ -69,13 +71,18 @@ class Broken(ValueError):  # noqa: N818 (a rule of the stream is; see `rule`)
 @dataclass(frozen=True, slots=True)
 class Own:
     """What the follower said in its hello. `resume` is the snapshot that was interrupted, with
-    the next page it needs."""
+    the next page it needs. `epoch_known` is the newest epoch on its own disk."""
 
     node_id: str
     cluster_id: bytes
     position: Position | None
     epoch_seen: int
     resume: tuple[Position, int] | None = None
+    epoch_known: int = 0
+
+
+class OtherLeader(Exception):  # noqa: N818 (no error)
+    """The branch goes on under another leader: hello is to be said anew, and the welcome heard."""
 
 
 class _State(enum.Enum):
@@ -97,7 +104,8 @@ _DUE: Final[dict[_State, tuple[type[Message], ...]]] = {
 
 
 class FollowSession:
-    """One stream. `position`: where the follower is once it has stored what was received."""
+    """One stream. `position`: where the follower is once it has stored what was received. `path`:
+    node ids from the other node to the leader, as last heard."""
 
     def __init__(self, own: Own) -> None:
         self._own = own
@@ -107,9 +115,13 @@ class FollowSession:
         self._staged: Position | None = None
         self.position = own.position
         self.epoch_seen = own.epoch_seen
+        self._epoch_known = own.epoch_known
+        self.path: tuple[str, ...] = ()
+        self._leader = ""
 
     def receive(self, message: Message) -> None:
-        """Take the next message; `Broken` if it may not be."""
+        """Take the next message; `Broken` if it may not be, `OtherLeader` if the stream ends
+        well with it."""
         try:
             _require(isinstance(message, _DUE[self._state]), Rule.ORDER)
             match message:
@@ -128,7 +140,7 @@ class FollowSession:
                 case Rollback():
                     _require(self.position is not None, Rule.ORDER)
                     self._state = _State.ENDED
-        except Broken:
+        except (Broken, OtherLeader):
             self._state = _State.ENDED
             raise
 
@@ -136,18 +148,32 @@ class FollowSession:
         own = self._own
         _require(said.protocol == PROTOCOL, Rule.PROTOCOL)
         _require(said.cluster_id == own.cluster_id, Rule.CLUSTER)
-        path = said.path
-        _require(own.node_id != said.node_id and own.node_id not in path, Rule.LOOP)
-        _require(path[:1] == (said.node_id,) and len(set(path)) == len(path), Rule.PATH)
-        _require(len(path) <= limits.STREAM_HOPS_MAX, Rule.TOO_FAR)
+        _require(own.node_id != said.node_id, Rule.LOOP)
+        self._goes(said.path, said.node_id)
+        if said.leads is not None:
+            _require(was_begun(said.leads[0], self._epoch_known), Rule.EPOCH)
+            self._epoch_known = max(self._epoch_known, said.leads[0])
+        _require(is_likely(said.epoch_seen, self._epoch_known), Rule.EPOCH)
         _require(said.epoch_seen >= own.epoch_seen, Rule.OLD_EPOCH)
         self.epoch_seen = said.epoch_seen
+        self._leader = "" if said.leads is None else said.leads[1]
         self._state = _State.FOLLOWING
 
     def _heartbeat(self, said: Heartbeat) -> None:
         _require(said.epoch_seen >= self.epoch_seen, Rule.WENT_BACK)
-        _require(said.nodes <= limits.NODES_MAX, Rule.SIZE)
+        _require(is_likely(said.epoch_seen, self._epoch_known), Rule.EPOCH)
+        if said.path:
+            self._goes(said.path, self.path[0])
         self.epoch_seen = said.epoch_seen
+        if said.leader not in ("", self._leader):
+            raise OtherLeader
+
+    def _goes(self, path: tuple[str, ...], node_id: str) -> None:
+        """This is the way to the leader over `node_id`."""
+        _require(self._own.node_id not in path, Rule.LOOP)
+        _require(path[:1] == (node_id,) and len(set(path)) == len(path), Rule.PATH)
+        _require(len(path) <= limits.STREAM_HOPS_MAX, Rule.TOO_FAR)
+        self.path = path
 
     def _extended(self, at: Position | None, epoch: int, ltx: bytes) -> Position:
         """Where the follower is after a file that must continue `at`."""
@@ -162,6 +188,7 @@ class FollowSession:
             raise Broken(Rule.HEADER) from None
         _require(header.page_size == PAGE_SIZE and header.tracks_checksum, Rule.HEADER)
         _require(epoch >= at.epoch, Rule.WENT_BACK)
+        _require(was_begun(epoch, self._epoch_known), Rule.EPOCH)
         _require(header.min_txid > at.txid, Rule.REPEATED)
         _require(header.min_txid == at.txid + 1, Rule.SKIPPED)
         _require(header.pre_apply_checksum == at.checksum, Rule.CHECKSUM)
@@ -169,6 +196,7 @@ class FollowSession:
 
     def _begin(self, said: SnapshotBegin) -> None:
         _require(said.at.checksum is not None and said.at.txid > 0, Rule.HEADER)
+        _require(was_begun(said.at.epoch, self._epoch_known), Rule.EPOCH)
         _require(0 < said.pages <= limits.LTX_COMMIT_MAX_PAGES, Rule.SIZE)
         resumed = said.first_page > 1 and self._own.resume == (said.at, said.first_page)
         _require(said.first_page == 1 or resumed, Rule.PAGES)

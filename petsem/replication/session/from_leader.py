@@ -65,12 +65,14 @@ class SnapshotEnd:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Where the leader was, `ago_ms` before this was sent. `nodes` is how many it tells about."""
+    """Where the leader was, `ago_ms` before this was sent. `path` and `leader` (whose the last
+    epoch of the branch is) are as the welcome has them, now; empty if nothing is said of them."""
 
     position: Position
     ago_ms: int
     epoch_seen: int
-    nodes: int
+    path: tuple[str, ...] = ()
+    leader: str = ""
 
 
 @dataclass(frozen=True, slots=True)

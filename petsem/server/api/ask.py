@@ -25,6 +25,7 @@ from petsem.server.api.queries import decode_query
 from petsem.server.forward import request_of
 from petsem.server.node import Node
 from petsem.server.own_end import ending_itself
+from petsem.server.passing_on import PassingOn
 from petsem.server.policy import Rule
 from petsem.server.principal import NO_NAMES, Names, Principal, Request, Verified
 from petsem.server.service.writes import Call
@@ -37,10 +38,18 @@ Query = TypeVar("Query", bound=msgspec.Struct)
 class Ask:
     """A request under one rule of the policy, on one node."""
 
-    __slots__ = ("_headers", "_raw", "_receive", "_request", "_rule", "_scope", "node")
+    __slots__ = ("_headers", "_passing", "_raw", "_receive", "_request", "_rule", "_scope", "node")
 
-    def __init__(self, node: Node, rule: Rule | None, scope: HTTPScope, receive: Receive) -> None:
+    def __init__(
+        self,
+        node: Node,
+        passing: PassingOn,
+        rule: Rule | None,
+        scope: HTTPScope,
+        receive: Receive,
+    ) -> None:
         self.node = node
+        self._passing = passing
         self._rule = rule
         self._scope = scope
         self._receive = receive
@@ -175,6 +184,21 @@ class Ask:
         if self._raw is None:
             self._raw = await read_body(self._receive, most_bytes)
         return self._raw
+
+    # Asking on
+
+    async def upstream(self, body: msgspec.Struct, reply: type[T]) -> T | None:
+        """What the node upstream answers to this request with another body; None if there is no
+        good answer to be had."""
+        if not self._passing.is_of_use(self.request):
+            return None
+        raw = msgspec.json.encode(body)
+        try:
+            response = await self._passing.read(self._scope, raw, self.request)
+            # A refusal does not spell one.
+            return decode_json(response.body, reply)
+        except PetsemError:
+            return None
 
     # Waiting
 

@@ -163,6 +163,7 @@ ROUTES: Final = (
         about="Each node's role, position, lag, last error and warnings, as this node knows them.",
         reply=http.Status,
         examples=(("one node", examples.STATUS),),
+        removed=True,
     ),
     Route(
         method="GET",
@@ -199,7 +200,8 @@ ROUTES: Final = (
         tag="keyring",
         summary="Retire a KEK",
         about="Marks a KEK that wraps nothing any more as one that may be taken out of keyrings. "
-        "Refused while a live node keeps a lost branch that may need it, but with `force`.",
+        "Refused while a live node is behind; while one keeps a lost branch that may need it, or a "
+        "member is not heard, but with `force`.",
         body=http.KekRetirement,
         body_optional=True,
         body_examples=(("as it should be", http.KekRetirement()),),

@@ -324,15 +324,15 @@ NODE_REMOVED: Final = http.NodeRemoved(
 )
 NODE_PROMOTED: Final = http.NodePromoted(
     node="fra-5d6c7b8a",
-    epoch=3,
-    position=_POSITION,
+    epoch=1027,
+    position="00000403-0000000000000be5",
     may_be_lost=http.MayBeLost(
         leader="ams-88e0e533",
         leader_position=_POSITION,
         transactions=0,
         leader_seen_ms_ago=4_200,
     ),
-    message="fra-5d6c7b8a leads from epoch 3 on. It had everything that ams-88e0e533 was last "
+    message="fra-5d6c7b8a leads from epoch 1027 on. It had everything that ams-88e0e533 was last "
     "heard to have, 4.2 s ago; what that committed later is lost to the cluster",
 )
 NODE_LOSS_ACCEPTED: Final = http.NodeLossAccepted(

@@ -62,9 +62,10 @@ ROUTES: Final = (
         tag="tokens",
         summary="Allow a machine to boot",
         about="For orgs with `two_key`: discharges a host's token, known by its ticket, so that "
-        "it reads the secrets of one app for one machine, for a while. Only a person's or a "
-        "service's token of the org can ask; revoking it ends what it allowed. The discharge is "
-        "appended to the host's token after a comma.",
+        "it reads the secrets of one app for one machine, for a while, never longer than the "
+        "asker's token lives. Only a person's or a service's token of the org can ask; revoking "
+        "it, or all of the app, ends what it allowed. The discharge is appended to the host's "
+        "token after a comma.",
         names="org, app, machine",
         body=http.Boot,
         body_examples=(("for ten minutes", examples.BOOT),),

@@ -26,7 +26,7 @@ from petsem.server.api.metrics import Metrics
 from petsem.server.api.queries import NoQuery
 from petsem.server.api.reply import JSON, Reply, json_reply
 from petsem.server.database import read_position
-from petsem.server.forward import FORWARDED, POSITION_HEADER
+from petsem.server.forward import FORWARDED, NO_LEADER_HEADER, POSITION_HEADER, NoLeader
 from petsem.server.node import Node
 from petsem.server.passing_on import PassingOn
 from petsem.server.policy import Rule
@@ -49,11 +49,11 @@ class Route:
     `names` are those that the policy is decided on, for the documentation. `fails` are the codes
     that this route can answer beside those that every route, or every write, can. On a replica a
     route that `writes`, or needs what the `leader` holds in memory, is passed on to the leader; one
-    that is about the node's `own` state never goes to another. Where people see the answers,
-    `refuse` makes pages of refusals, `media` says what a good one is, `body_media` how a form
-    comes, and `kept` which headers of a leader's answer are theirs. With `head` it answers HEAD
-    too, as it answers GET but for the body. What is asked `often` is found without Litestar where
-    its path is spelt plainly (`often_asked`).
+    that is about the node's `own` state never goes to another, nor does one with `removed` from a
+    node that is a member no more. Where people see the answers, `refuse` makes pages of refusals,
+    `media` says what a good one is, `body_media` how a form comes, and `kept` which headers of a
+    leader's answer are theirs. With `head` it answers HEAD too, as it answers GET but for the body.
+    What is asked `often` is found without Litestar where its path is spelt plainly (`often_asked`).
     """
 
     method: str
@@ -74,6 +74,7 @@ class Route:
     fails: tuple[Code, ...] = ()
     writes: bool = False
     own: bool = False
+    removed: bool = False
     opened: bool | None = None
     head: bool = False
     often: bool = False
@@ -143,10 +144,10 @@ async def _answer(
     receive: Receive,
 ) -> Reply:
     try:
-        ask = Ask(node, rule, scope, receive)
+        ask = Ask(node, passing, rule, scope, receive)
         if scope["query_string"] and route.query is NoQuery:
             ask.query(NoQuery)
-        if route.own:
+        if route.own or (route.removed and node.view.removed is not None):
             answer = await route.handle(ask)
         elif route.writes or route.leader:
             if passing.writes_elsewhere():
@@ -158,7 +159,10 @@ async def _answer(
         else:
             answer = await _read(route, passing, ask, scope)
     except PetsemError as e:
-        return route.refuse(e, node.clock.unix_ms())
+        refused = route.refuse(e, node.clock.unix_ms())
+        if isinstance(e, NoLeader) and FORWARDED in scope:
+            refused.headers.append((NO_LEADER_HEADER, b"1"))
+        return refused
     except Exception as e:
         return internal_reply(e, route.label, node.clock.unix_ms())
     reply = answer if isinstance(answer, Reply) else json_reply(route.status, answer)

@@ -31,7 +31,7 @@ _RECHECK_S: Final = 5.0
 async def _verify(ask: Ask) -> http.Verdict:
     ask.require_token()
     body = await ask.body(http.Verify, most_bytes=_VERIFY_MAX_BYTES)
-    (verdict,) = ask.node.verification.verify(ask.request, [_item(body)])
+    verdict = ask.node.verification.verify_one(ask.request, _item(body))
     return _answer(verdict, _freshness(ask, verdict))
 
 
@@ -41,7 +41,15 @@ async def _verify_batch(ask: Ask) -> http.VerifyBatchReply:
     verdicts = ask.node.verification.verify(ask.request, [_item(each) for each in body.requests])
     # All of a batch is read at one position.
     freshness = _freshness(ask, verdicts[0])
-    return http.VerifyBatchReply(responses=[_answer(verdict, freshness) for verdict in verdicts])
+    answers = [_answer(verdict, freshness) for verdict in verdicts]
+    places = [at for at, verdict in enumerate(verdicts) if verdict.doubt is not None]
+    if places:
+        asked = http.VerifyBatch(requests=[body.requests[at] for at in places])
+        told = await ask.upstream(asked, http.VerifyBatchReply)
+        if told is not None and len(told.responses) == len(places):
+            for at, answer in zip(places, told.responses, strict=True):
+                answers[at] = answer
+    return http.VerifyBatchReply(responses=answers)
 
 
 async def _can(ask: Ask) -> http.CanVerdict:
@@ -164,7 +172,9 @@ ROUTES: Final = (
         handle=_verify_batch,
         tag="verification",
         summary="The same for up to 512 tokens",
-        about="An answer for each request, in their order, all read at one position.",
+        about="An answer for each request, in their order, all read at one position but those to "
+        "which only another node had it. Where none had, the `reason` is NOT_KNOWN_YET: the token "
+        "may be newer than the node.",
         names="each org in `access`",
         body=http.VerifyBatch,
         body_examples=(("one", http.VerifyBatch(requests=[examples.VERIFY])),),

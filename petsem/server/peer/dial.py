@@ -12,7 +12,8 @@ made again, and a renewed certificate is shown in time.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -22,6 +23,7 @@ from petsem import limits
 from petsem.crypto.ca import dns_name
 from petsem.errors import PetsemError, unavailable
 from petsem.server.peer.identity import TlsMaterial
+from petsem.wire.errors import STATUS_KEY
 from petsem_client.failures import failure_of
 
 M = TypeVar("M", bound=Message)
@@ -33,6 +35,12 @@ REVOKE: Final = "/petsem.v1.Peer/Revoke"
 SEEN: Final = "/petsem.v1.Peer/Seen"
 COMPARE: Final = "/petsem.v1.Peer/Compare"
 STREAM: Final = "/petsem.v1.Replication/Stream"
+
+_STRANGER: Final = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "Peer name")
+"""How the transport says that the certificate which it was shown is none of those that it takes."""
+_OF_ANOTHER: Final = (
+    "what answers at its address does not show that node's certificate of this cluster"
+)
 
 OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     ("grpc.max_receive_message_length", limits.PEER_REPLY_MAX_BYTES),
@@ -88,5 +96,17 @@ async def ask(
 
 
 def error_of(error: grpc.aio.AioRpcError) -> PetsemError:
-    """What a failed call to another node means."""
-    return failure_of(error.code(), error.details(), error.trailing_metadata()).error
+    """What a failed call to another node means: its own words, or ours for what the transport
+    says, which is the cause of what is returned."""
+    found = failure_of(error.code(), error.details(), error.trailing_metadata()).error
+    if not is_its_own_word(error) and error.code() is grpc.StatusCode.UNAVAILABLE:
+        stranger = any(sign in (error.details() or "") for sign in _STRANGER)
+        found = unavailable(_OF_ANOTHER if stranger else "it cannot be reached at the moment")
+    found.__cause__ = error
+    return found
+
+
+def is_its_own_word(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the other node said so, rather than the connection to it."""
+    trailing: Iterable[Any] = error.trailing_metadata() or ()
+    return any(key == STATUS_KEY for key, _ in trailing)

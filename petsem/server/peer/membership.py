@@ -6,10 +6,11 @@ It remembers nothing between calls; a row is one point read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from petsem.crypto.ca import CertRole
-from petsem.errors import Code, PetsemError
+from petsem.errors import Code, PetsemError, conflict
 from petsem.server.database import ReadPool
 from petsem.server.peer.identity import Caller
 from petsem.server.store import nodes as rows
@@ -24,14 +25,18 @@ class Member:
 
 
 class Members:
-    """The members, as this node's own database has them."""
+    """The members, as this node's own database has them. `removed` says if this node is none
+    itself: then nobody is one to it."""
 
-    def __init__(self, pool: ReadPool) -> None:
+    def __init__(self, pool: ReadPool, removed: Callable[[], str | None] = lambda: None) -> None:
         self._pool = pool
+        self._removed = removed
 
     def require(self, caller: Caller) -> Member:
         """The member that calls; `denied` for who is none. `unavailable` if this node cannot tell,
         because it has no data yet."""
+        if self._removed() is not None:
+            raise conflict("this node was removed from the cluster; ask another one")
         identity = caller.identity
         if identity.role is not CertRole.NODE:
             raise PetsemError(

@@ -30,14 +30,17 @@ class Batch:
     end: Position
 
 
-def read_batch(log: TransactionLog, after: Position, max_bytes: int) -> Batch | None:
-    """What follows `after`, from about `max_bytes` of the log; None at its end.
+def read_batch(
+    log: TransactionLog, after: Position, max_bytes: int, *, until: Position | None = None
+) -> Batch | None:
+    """What follows `after`, from about `max_bytes` of the log; None at its end. Not beyond `until`,
+    which is the end of one of its segments.
 
     Raises `LogGap` and `DamagedRecord`; reading the pages raises the same and `LtxError`.
     """
     readers: list[Reader] = []
     end, taken = after, 0
-    while taken < max_bytes:
+    while taken < max_bytes and end != until:
         sources: list[tuple[Iterable[bytes], Position]]
         try:
             most = min(max_bytes - taken, limits.LOG_RECORD_READ_MAX_BYTES)

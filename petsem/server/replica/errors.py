@@ -7,10 +7,11 @@ import errno
 from collections.abc import Iterator
 from typing import Final
 
-from petsem.errors import PetsemError, unavailable
+from petsem.errors import Code, PetsemError
 
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What an OSError says when there is no room."""
+FULL: Final = "its disk is full; free space on it"
 
 
 class BadFrame(Exception):  # noqa: N818 (what came is bad)
@@ -34,10 +35,18 @@ class NeedsOperator(Exception):  # noqa: N818
         self.message = message
 
 
-def disk_refused(error: OSError) -> PetsemError:
-    """What the sender is told of it."""
-    what = "is full" if error.errno in DISK_FULL else "fails"
-    return unavailable(f"the node cannot store what it has replicated: its disk {what}")
+class OwnDisk(PetsemError):  # noqa: N818
+    """This node cannot store what comes: to follow somebody else would not help."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Code.UNAVAILABLE, f"this node cannot store what it has replicated: {why}")
+
+
+def disk_refused(error: OSError) -> OwnDisk:
+    """An error of the disk in these words."""
+    if error.errno in DISK_FULL:
+        return OwnDisk(FULL)
+    return OwnDisk("its disk fails; see its log, and the system's")
 
 
 @contextlib.contextmanager

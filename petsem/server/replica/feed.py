@@ -41,6 +41,9 @@ from petsem.server.peer.membership import Member
 from petsem.server.replica.feed_files import Files
 from petsem.server.replica.follower_stream import FollowerStream, Supply
 from petsem.server.replica.followers import Epochs, Followers, Following
+from petsem.server.replica.hearsay import Hearsay
+from petsem.server.replica.own_word import described, fit
+from petsem.server.replica.parts import LOOP
 from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf, position_to_protobuf
@@ -67,6 +70,7 @@ class Feed:
         files: Files,
         view: ClusterView,
         followers: Followers,
+        hearsay: Hearsay,
         snapshots: SnapshotSource,
         clock: Clock,
         helper: Executor,
@@ -79,6 +83,7 @@ class Feed:
         self._files = files
         self._view = view
         self._followers = followers
+        self._hearsay = hearsay
         self._clock = clock
         self._position = position
         self._epochs = epochs
@@ -95,6 +100,7 @@ class Feed:
             heartbeat=self._heartbeat,
             heartbeat_s=heartbeat_s,
         )
+        view.way_changed = self._way_changed
 
     @property
     def method(self) -> PeerStream:
@@ -105,6 +111,11 @@ class Feed:
         """`position` has moved on. On the loop."""
         for stream in self._streams:
             stream.wake()
+
+    def _way_changed(self) -> None:
+        """Those who follow this node hear at once which way it goes now: they may be on it."""
+        for stream in self._streams:
+            stream.beat()
 
     def rolled_back(self, fork: Position) -> None:
         """This node has dropped what it had after `fork`: so do those who follow it."""
@@ -143,7 +154,7 @@ class Feed:
         except Unfit as unfit:
             if unfit.rule is Rule.DEPOSED:
                 # This node leads no more, and hears of it here first.
-                self._view.epoch_seen = max(self._view.epoch_seen, hello.epoch_seen)
+                self._view.heard_of(hello.epoch_seen)
             raise _refusal(unfit) from None
 
     async def _serve(
@@ -178,6 +189,7 @@ class Feed:
             epoch_seen=self._epoch_seen() if led is None else led,
             path=self._path(),
             is_leader=leads,
+            epoch_known=max(self._view.epoch_known, 0 if end is None else end.epoch),
         )
 
     def _epoch_seen(self) -> int:
@@ -210,10 +222,12 @@ class Feed:
 
     def _heartbeat(self, follower: str) -> pb.Heartbeat:
         view, end = self._view, self._position()
-        nodes = {**view.reports, **self._followers.reports()}
+        nodes = self._hearsay.downwards(follower)
         if self._report is not None:
-            nodes[self._identity.node_id] = self._report()
-        nodes.pop(follower, None)
+            nodes.insert(0, described(self._report))
+            nodes[0].node = self._identity.node_id
+            fit(nodes[0])
+        branch = self._epochs()
         leads = view.role is Role.LEADER
         ago_ms = view.leader_seen_ms_ago()
         ago_ms = _NEVER_MS if ago_ms is None else min(ago_ms, _NEVER_MS)
@@ -225,8 +239,10 @@ class Feed:
             leader_time_ms=max(0, self._clock.unix_ms() - ago_ms),
             leader_seen_ms_ago=ago_ms,
             epoch_seen=self._epoch_seen(),
-            nodes=list(nodes.values())[: limits.NODES_MAX],
+            nodes=nodes[: limits.NODES_MAX],
             replicated=None if replicated is None else position_to_protobuf(replicated),
+            path=self._path(),
+            leader=branch[-1][2] if branch else "",
         )
 
 
@@ -260,7 +276,7 @@ def _hello(said: pb.Hello) -> Hello:
 def _refusal(unfit: Unfit) -> PetsemError:
     message = f"the node cannot follow this one: {unfit.rule.value}"
     if unfit.rule in _PASSING:
-        return conflict(message)
+        return conflict(message, reason=LOOP if unfit.rule is Rule.LOOP else None)
     if unfit.rule in (Rule.CLUSTER, Rule.NAME):
         return PetsemError(Code.DENIED, message)
     return invalid(message)

@@ -10,6 +10,7 @@ What may be sent when is `FeedSession`'s to say.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import structlog
 from petsem.errors import invalid, unavailable
 from petsem.model import Position
 from petsem.replication.drivers.log_types import DamagedRecord, LogGap
-from petsem.replication.session.feed import Branch, FeedSession, State
+from petsem.replication.session.feed import Branch, FeedSession, State, admit_over
 from petsem.server.replica.feed_files import Files, TooLong, merged
 from petsem.server.replica.followers import Followers, Following
 from petsem.server.replica.snapshot_source import SnapshotSource
@@ -57,7 +58,7 @@ class FollowerStream:
         self._session = session
         self._following = following
         self._send = send
-        self._path = supply.path()
+        self._beat_due = asyncio.Event()
         self._wake = asyncio.Event()
         self._sending = asyncio.Lock()
         self._fork: Position | None = None
@@ -66,6 +67,10 @@ class FollowerStream:
     def wake(self) -> None:
         """There may be something to send."""
         self._wake.set()
+
+    def beat(self) -> None:
+        """The heartbeat says something new."""
+        self._beat_due.set()
 
     def roll_back(self, fork: Position) -> None:
         """What this node had after `fork` is no more."""
@@ -109,14 +114,17 @@ class FollowerStream:
                 self._wake.set()
 
     async def _beat(self) -> None:
+        supply, follower = self._supply, self._following.node_id
         while True:
+            self._beat_due.clear()
+            # The way may lead over the follower since it was welcomed.
+            admit_over(supply.path(), follower)
             async with self._sending:
-                beat = self._supply.heartbeat(self._following.node_id)
+                beat = supply.heartbeat(follower)
                 await self._send(pb.FromLeader(heartbeat=beat).SerializeToString())
-            await asyncio.sleep(self._supply.heartbeat_s)
-            if self._supply.path() != self._path:
-                # Whoever follows has to know whom it follows, so that nobody follows himself.
-                raise unavailable("this node's own way to the leader has changed; connect again")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(supply.heartbeat_s):
+                    await self._beat_due.wait()
 
     async def _feed(self) -> None:
         session = self._session

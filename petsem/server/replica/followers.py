@@ -1,12 +1,13 @@
 """Who follows this node, and how far they have got.
 
-Guarantees: a node counts for a position when it, or the node between, said on a stream that is
-open now that the position's branch is on its disk so far; what was acknowledged on another branch
-counts for nothing. Numbers are kept per node and never summed. Memory is bounded by
+Guarantees: a node counts for a position when it acknowledged on a stream that is open now that the
+position's branch is on its disk so far. One that follows at a distance counts by what it reported
+lately over such a stream, if it is a member and has no stream of its own here. What is of another
+branch counts for nothing. Numbers are kept per node and never summed. Memory is bounded by
 `limits.NODES_MAX`.
 
-It believes what members say of themselves: a node of the cluster that lies about its own disk
-makes a write look safer than it is.
+It believes what members say of their disks, and what those between say of the disks behind them: a
+node of the cluster that lies makes a write look safer than it is.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from dataclasses import dataclass, field
 
 from petsem import limits
 from petsem.clock import Clock
-from petsem.errors import conflict, invalid, limited
-from petsem.model import Position, check_node
+from petsem.model import Position
 from petsem.replication.session.branch import Epoch, holds
+from petsem.server.replica.hearsay import Hearsay, Teller
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf
 
@@ -40,7 +41,10 @@ class Following:
     applied: int = 0
     needs_from: int | None = None
     left_s: float | None = None
-    reports: dict[str, pb.NodeReport] = field(default_factory=dict)
+    teller: Teller = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.teller = Teller(self.node_id, follows=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +57,8 @@ class _Waiter:
 class Followers:
     """The followers of one node."""
 
-    def __init__(self, node_id: str, clock: Clock, epochs: Epochs) -> None:
-        self._node_id = node_id
+    def __init__(self, clock: Clock, epochs: Epochs, hearsay: Hearsay) -> None:
+        self._hearsay = hearsay
         self._clock = clock
         self._epochs = epochs
         self._nodes: dict[str, Following] = {}
@@ -76,23 +80,26 @@ class Followers:
         return list(self._open())
 
     def reports(self) -> dict[str, pb.NodeReport]:
-        """The last word of each node behind this one, by id, also of those that left lately."""
-        self._forget()
-        found: dict[str, pb.NodeReport] = {}
-        # Whoever is here now knows better than whoever left.
-        for each in sorted(self._nodes.values(), key=lambda each: each.left_s is None):
-            found.update(each.reports)
-        return found
+        """The last word of each other member that was heard here, by id, however old."""
+        return {node_id: heard.report for node_id, heard in self._hearsay.known().items()}
+
+    def behind(self) -> set[str]:
+        """The nodes that follow this one now, directly or over others."""
+        return {*self.connected, *(node_id for node_id, _ in self._hearsay.behind())}
+
+    def live(self) -> dict[str, pb.NodeReport]:
+        """The last word of each node that follows this one now, directly or over others, by id."""
+        return {node_id: heard.report for node_id, heard in self._hearsay.behind()}
 
     def durable_at(self, position: Position) -> list[str]:
         """The nodes that have `position` on their disk: direct followers, and those behind them."""
-        found = {
-            node_id
-            for each in self._open()
-            for node_id, durable in self._durable_of(each)
-            if self._has(durable, position)
-        }
-        return sorted(found)
+        durable = {each.node_id: each.durable for each in self._open()}
+        for node_id, heard in self._hearsay.behind():
+            if node_id not in durable and heard.report.HasField("durable"):
+                durable[node_id] = position_from_protobuf(heard.report.durable)
+        return sorted(
+            node_id for node_id, at in durable.items() if at is not None and self._has(at, position)
+        )
 
     async def wait(self, position: Position, count: int, timeout_s: float) -> list[str]:
         """Wait until `count` nodes have `position`, at most `timeout_s`; those that have it."""
@@ -121,7 +128,7 @@ class Followers:
         """A stream was opened; one that the node had before counts no more."""
         before = self._nodes.get(following.node_id)
         if before is not None:
-            following.reports = before.reports
+            before.teller.open = False
         elif len(self._nodes) >= limits.NODES_MAX:
             self._drop_oldest()
         self._nodes[following.node_id] = following
@@ -130,6 +137,7 @@ class Followers:
     def left(self, following: Following) -> None:
         """Its stream has ended."""
         following.left_s = self._clock.boot_s()
+        following.teller.open = False
         self._tell()
 
     def acknowledged(self, following: Following, durable: Position | None, applied: int) -> None:
@@ -141,37 +149,14 @@ class Followers:
         self._tell()
 
     def reported(self, following: Following, report: pb.NodeReport) -> None:
-        """How a node is, as it says itself: the follower, or one behind it. `invalid` or `conflict`
-        for what no honest follower says."""
-        if report.ByteSize() > limits.NODE_REPORT_MAX_BYTES:
-            raise invalid("a node's report is larger than it may be")
-        check_node(report.node)
-        if report.node == self._node_id:
-            raise conflict("nodes follow each other in a circle; see `upstream` in petsem.toml")
-        direct = report.node == following.node_id
-        path = report.path
-        # A follower that was not welcomed yet does not know its way to the leader.
-        known = bool(path) or not direct
-        if known and (path[:1] != [report.node] or len(path) > limits.STREAM_HOPS_MAX + 1):
-            raise invalid("a node's report does not say how it came here")
-        if not direct and following.node_id not in path:
-            raise invalid("a node's report came another way than it says")
-        if len(following.reports) >= limits.NODES_MAX and report.node not in following.reports:
-            raise limited("a follower reports more nodes than a cluster has")
-        following.reports[report.node] = report
-        self._tell()
-
-    def _durable_of(self, each: Following) -> list[tuple[str, Position]]:
-        found = [] if each.durable is None else [(each.node_id, each.durable)]
-        for node_id, report in each.reports.items():
-            if node_id != each.node_id and report.HasField("durable"):
-                found.append((node_id, position_from_protobuf(report.durable)))
-        return found
+        """How a node is, as it says itself: the follower, or one behind it."""
+        if self._hearsay.take(following.teller, report):
+            self._tell()
 
     def _has(self, durable: Position, position: Position) -> bool:
         if durable.txid < position.txid or durable.epoch < position.epoch:
             return False
-        # An epoch is one leader's: within it there are no two branches.
+        # Its stream is open, so it goes on with this node's branch, and the epoch is that one's.
         return durable.epoch == position.epoch or holds(self._epochs(), durable)
 
     def _open(self) -> list[Following]:

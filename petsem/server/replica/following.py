@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import grpc
 
 from petsem import limits
-from petsem.errors import unavailable
-from petsem.replication.session.follow import Broken, FollowSession, Own, Rule
+from petsem.errors import PetsemError, conflict, unavailable
+from petsem.replication.session.follow import Broken, FollowSession, OtherLeader, Own, Rule
 from petsem.replication.session.from_leader import (
     Heartbeat,
     Message,
@@ -29,6 +29,7 @@ from petsem.replication.session.from_leader import (
     Welcome,
 )
 from petsem.server.replica import messages
+from petsem.server.replica.hearsay import Teller
 from petsem.server.replica.inbox import Batch, Inbox, Item
 from petsem.server.replica.outgoing import Outgoing
 from petsem.server.replica.parts import Again, FollowParts
@@ -73,10 +74,13 @@ class Following:
         self._heard = heard
         self._best = best
         self._session = FollowSession(own)
+        self._teller: Teller | None = None
         self._inbox = Inbox()
         self._outgoing = Outgoing(call, hello, self._ack, self._reports, parts.timings.report_s)
         self.storing = Storing(parts, forced=forced)
         self._in_snapshot = False
+        self._node: str | None = None
+        self._left: PetsemError | None = None
         self._unsaid_bytes = 0
         self._began_s = self._heard_s = asyncio.get_running_loop().time()
         self._quiet_s = parts.timings.connect_s
@@ -84,6 +88,12 @@ class Following:
     def moved(self) -> None:
         """The disk's durable or applied position moved."""
         self._outgoing.moved()
+
+    def leave_unless(self, has: Callable[[str], bool]) -> None:
+        """End it at once, and store nothing more, if `has` does not know whom it follows."""
+        if self._node is not None and not has(self._node):
+            self._left = not_a_member()
+            self.end(self._left)
 
     def end(self, error: Exception) -> None:
         """End it once what has arrived is stored."""
@@ -97,6 +107,8 @@ class Following:
             while True:
                 await self._perform(await self._inbox.next())
         finally:
+            if self._teller is not None:
+                self._teller.open = False
             self.storing.close()
             self._outgoing.close()
             for helper in helpers:
@@ -107,15 +119,19 @@ class Following:
         if isinstance(item, Welcome) and self._expected not in (None, item.node_id):
             # Before anything that it says is bound or shown.
             raise Broken(Rule.PATH)
+        if self._left is not None:
+            raise self._left
         await self.storing.perform(item)
         if isinstance(item, Welcome):
+            self._teller = Teller(item.node_id, follows=False)
+            self._goes()
             self._welcomed(item.node_id)
         elif isinstance(item, SnapshotEnd) and not item.more:
             self._in_snapshot = False
         self._outgoing.moved()
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, heard = asyncio.get_running_loop(), False
         try:
             while True:
                 if self._inbox.full:
@@ -123,12 +139,15 @@ class Following:
                     # Nothing was heard because nothing was read.
                     self._heard_s = loop.time()
                 raw = await self._call.read()
+                heard = True
                 self._heard_s = loop.time()
                 if not isinstance(raw, bytes):
                     raise unavailable("the other node has ended the stream")
                 self._take(*messages.parse(raw))
         except grpc.aio.AioRpcError as error:
-            self.end(messages.ended(error))
+            self.end(messages.ended(error, heard=heard))
+        except OtherLeader:
+            self.end(Again())
         except Exception as error:
             self.end(error)
 
@@ -145,6 +164,10 @@ class Following:
         elif isinstance(message, SnapshotBegin):
             self._in_snapshot = True
         elif isinstance(message, Welcome):
+            # Here, or a heartbeat could be believed before.
+            if not self._parts.roster.has(message.node_id):
+                raise not_a_member()
+            self._node = message.node_id
             self._quiet_s = self._parts.timings.dead_s
         self._inbox.put(message)
 
@@ -154,9 +177,15 @@ class Following:
             view.leader_heard(beat.position, ago_ms=beat.ago_ms, epoch_seen=beat.epoch_seen)
         if said.HasField("replicated"):
             view.replicated = position_from_protobuf(said.replicated)
-        own = self._parts.identity.node_id
-        view.reports = {each.node: each for each in said.nodes if each.node != own}
+        if self._teller is not None:
+            self._goes()
+            for report in said.nodes[: limits.NODES_MAX]:
+                self._parts.hearsay.take(self._teller, report)
         self._heard()
+
+    def _goes(self) -> None:
+        """The way to the leader is as the other node has it, and over that one."""
+        self._parts.view.goes(self._parts.identity.node_id, *self._session.path)
 
     def _ack(self) -> pb.Ack | None:
         # While a snapshot is on its way, what is there is on its way out.
@@ -166,12 +195,10 @@ class Following:
         disk = self._parts.disk
         return messages.ack(self._session.position, disk.durable, disk.applied)
 
-    def _reports(self) -> Iterator[pb.NodeReport]:
-        yield messages.own_report(self._parts)
-        # Who followed this node lately may be on its way to the leader now, or lead.
-        path = self._parts.view.path
-        if path:
-            yield from (each for each in self._parts.followers() if each.node not in path)
+    def _reports(self) -> list[pb.NodeReport]:
+        parts, teller = self._parts, self._teller
+        behind = [] if teller is None else parts.hearsay.upwards(teller.node_id)
+        return [messages.own_report(parts), *behind[: limits.NODES_MAX - 1]]
 
     async def _watch(self) -> None:
         """End a stream on which nothing moves, in either direction."""
@@ -204,3 +231,11 @@ class Following:
             return False
         await self._parts.remember(self._parts.clock.unix_ms() - lag_ms)
         return True
+
+
+def not_a_member() -> PetsemError:
+    """The node that answers is not one that this node's own database lists."""
+    return conflict(
+        "it is no node of this cluster, or not any more; set [peer] upstream in petsem.toml anew, "
+        "if that names it"
+    )

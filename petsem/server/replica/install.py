@@ -26,6 +26,7 @@ from petsem.server.replica.errors import BadFrame
 from petsem.server.replica.offload import offload
 from petsem.server.replica.patience import until_free
 from petsem.server.replica.staging import Staging, differing
+from petsem.server.replica.whole import remember_whole, this_boot
 
 
 async def install(
@@ -91,6 +92,7 @@ def _settle(
     remember_synced(datadir, None)
     transactions.reset(staging.at)
     remember_synced(datadir, staging.at.txid)
+    remember_whole(datadir, this_boot(datadir))
     staged_files.discard(datadir.path)
 
 

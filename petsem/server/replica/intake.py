@@ -10,7 +10,6 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 from petsem import limits
-from petsem.errors import unavailable
 from petsem.model import Position
 from petsem.replication.drivers.apply import Applier
 from petsem.replication.drivers.log import TransactionLog
@@ -19,7 +18,7 @@ from petsem.replication.rolling import PageChecksums
 from petsem.replication.steps import Reached
 from petsem.server.datadir import DataDir
 from petsem.server.replica import staging as staged_files
-from petsem.server.replica.errors import BadFrame, NotContiguous
+from petsem.server.replica.errors import BadFrame, NotContiguous, OwnDisk
 from petsem.server.replica.install import install
 from petsem.server.replica.offload import offload
 from petsem.server.replica.staging import Progress, Staging
@@ -49,13 +48,13 @@ class Intake:
 
     async def begin(self, at: Position, pages: int, first_page: int) -> None:
         """The pages of `at` come, from `first_page` on. Raises `NotContiguous`, OSError, and
-        `unavailable` without room on the disk."""
+        `OwnDisk` without room on the disk."""
         if first_page > 1:
             await self._go_on(at, pages, first_page)
             return
         self.discard()
         if free_bytes(self._datadir.path) < pages * PAGE_SIZE + limits.FREE_SPACE_RESERVE_BYTES:
-            raise unavailable("the disk has no room for a snapshot of the leader's database")
+            raise OwnDisk("its disk has no room for a snapshot; free space on it")
         self._staging = Staging.begin(self._datadir.path, at, pages)
 
     async def pages(self, first_page: int, data: bytes) -> None:

@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from petsem import limits
+from petsem.counted import counted
 from petsem.errors import PetsemError
 from petsem.model import Position
 from petsem.replication.drivers.database_file import PageReader
@@ -127,7 +128,8 @@ def _branch_after(log: TransactionLog, fork: Position, end: Position) -> Branch:
 
 def _check_unasked(branch: Branch, *, higher: bool, command: str) -> None:
     """`NeedsOperator` unless the branch may be given up without asking."""
-    what = f"this node has {branch.transactions} transactions that the cluster's leader has not"
+    only_here = counted(branch.transactions, "transaction")
+    what = f"this node has {only_here} that the cluster's leader has not"
     if not higher:
         raise NeedsOperator(f"{what}, on a branch that is not older; to give them up: {command}")
     short = (
@@ -195,10 +197,11 @@ def _check_room(datadir: DataDir, log: TransactionLog, branch: Branch) -> None:
         need += datadir.database.stat().st_size
     else:
         need += sum(info.length for info in log.infos(branch.fork.txid))
-    if free_bytes(datadir.path) < need:
+    free = free_bytes(datadir.path)
+    if free < need:
         raise NeedsOperator(
             "this node's branch has to be saved before it is given up, and the disk has no room "
-            f"for it: free {need} bytes on it"
+            f"for it: free another {counted(need - free, 'byte')}"
         )
 
 

@@ -1,8 +1,9 @@
-"""A record of a replica's log that was read and does not hold: it is set aside.
+"""A replica's log that does not hold: a record that was read is damaged, or its files were deleted.
 
 Guarantees: nothing that is applied is lost, because the database is on the disk, and `state.json`
-says so, before a record goes. What was durable and not applied is no longer said to be here, so
-that it is sent again. Followers who need what went take a snapshot. It fetches nothing itself.
+says so, before a record goes or the log begins anew. What was durable and not applied is no longer
+said to be here, so that it is sent again. Followers who need what went take a snapshot. It fetches
+nothing itself.
 """
 
 from __future__ import annotations
@@ -51,16 +52,32 @@ class Mending:
         Raises what the disk does.
         """
         await offload(self._helper, self._set_aside, txid, applied)
+        self._go_back(applied)
+
+    async def begin_anew(self, applied: Position) -> None:
+        """The log's files were deleted: it begins where the database is, with nothing being
+        applied. Raises what the disk does."""
+        await offload(self._helper, self._begin_anew, applied)
+        self._go_back(applied)
+
+    def _go_back(self, applied: Position) -> None:
         if self._receiving.end != applied:
             # The sender has the rest, and the database is where it was before that.
             commit = self._reader.size_pages()
             assert applied.checksum is not None
             self._receiving.move(PageChecksums.all_unknown(commit, applied.checksum))
 
-    def _set_aside(self, txid: int, applied: Position) -> None:
-        # The records that would bring the database back after a loss of power may go.
+    def _begin_anew(self, applied: Position) -> None:
+        self._sync(applied)
+        self._log.reset(applied)
+
+    def _sync(self, applied: Position) -> None:
+        """The records that would bring the database back after a loss of power may go."""
         self._applier.sync()
         remember_synced(self._datadir, applied.txid)
+
+    def _set_aside(self, txid: int, applied: Position) -> None:
+        self._sync(applied)
         with contextlib.suppress(LogError):
             for damage in self._log.quarantine(txid):
                 log.error("log_damaged", damage=str(damage))

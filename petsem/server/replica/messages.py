@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -23,11 +23,12 @@ from petsem.replication.session.from_leader import (
     Transactions,
     Welcome,
 )
-from petsem.server.peer.dial import error_of
+from petsem.server.peer.dial import error_of, is_its_own_word
+from petsem.server.replica.own_word import described, fit
 from petsem.server.replica.parts import FollowParts
 from petsem.server.schema import SCHEMA_VERSION
 from petsem.wire import petsem_pb2 as pb
-from petsem.wire.errors import STATUS_KEY, position_from_protobuf, position_to_protobuf
+from petsem.wire.errors import position_from_protobuf, position_to_protobuf
 
 _WRITE_FAILED: Final = "Internal error from Core"
 """What grpc.aio says where a write was the first to notice that the call had ended."""
@@ -50,7 +51,9 @@ def _value(said: pb.FromLeader) -> Message:
         case "heartbeat":
             beat = said.heartbeat
             position = position_from_protobuf(beat.position)
-            return Heartbeat(position, beat.leader_seen_ms_ago, beat.epoch_seen, len(beat.nodes))
+            return Heartbeat(
+                position, beat.leader_seen_ms_ago, beat.epoch_seen, tuple(beat.path), beat.leader
+            )
         case "pages":
             pages = said.pages
             return SnapshotPages(pages.first_page, pages.count, pages.data)
@@ -127,7 +130,7 @@ def ack(received: Position | None, durable: Position | None, applied: Position |
 def own_report(parts: FollowParts) -> pb.NodeReport:
     """How this node is, for those towards the leader."""
     report = pb.NodeReport()
-    report.CopyFrom(parts.describe())
+    report.CopyFrom(described(parts.describe))
     view, disk = parts.view, parts.disk
     report.node, report.region = parts.identity.node_id, parts.identity.region
     report.version, report.schema = petsem.__version__, SCHEMA_VERSION
@@ -137,25 +140,15 @@ def own_report(parts: FollowParts) -> pb.NodeReport:
     lag_ms = view.lag_ms()
     if lag_ms is not None:
         report.lag_ms = min(lag_ms, _UINT32_MAX)
-    del report.path[:]
-    report.path.extend(view.path)
-    report.at_ms = parts.clock.unix_ms()
-    if report.ByteSize() > limits.NODE_REPORT_MAX_BYTES:
-        del report.warnings[:]
-        report.warnings.append("more warnings than a report holds; ask the node itself")
+    report.source = view.path[1] if len(view.path) > 1 else ""
+    fit(report)
     return report
 
 
-def ended(error: grpc.aio.AioRpcError) -> Exception:
-    """Why a stream ended, from what reading it raised."""
+def ended(error: grpc.aio.AioRpcError, *, heard: bool) -> Exception:
+    """Why a stream ended, from what reading it raised. `heard`: something had been read."""
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not is_its_own_word(error):
         return Broken(Rule.SIZE)
-    if error.details() == _WRITE_FAILED:
+    if error.details() == _WRITE_FAILED or (heard and not is_its_own_word(error)):
         return unavailable("the stream broke off")
     return error_of(error)
-
-
-def is_its_own_word(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the other node said so, rather than the connection to it."""
-    trailing: Iterable[Any] = error.trailing_metadata() or ()
-    return any(key == STATUS_KEY for key, _ in trailing)

@@ -7,6 +7,7 @@ so a slow link makes acks fewer, never late.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,17 +48,22 @@ class Outgoing:
         await self._write(self._hello)
         self._tick()
         said = pb.Ack()
+        reports: deque[pb.NodeReport] = deque()
         while True:
-            await self._due.wait()
+            if not reports:
+                await self._due.wait()
             self._due.clear()
             now = self._ack()
             if now is not None and now != said:
                 said = now
                 await self._write(pb.FromReplica(ack=now).SerializeToString())
-            if self._report_due:
+            if self._report_due and not reports:
                 self._report_due = False
-                for report in self._reports():
-                    await self._write(pb.FromReplica(report=report).SerializeToString())
+                reports.extend(self._reports())
+            if reports:
+                # One at a time: the next ack does not wait for the others.
+                report = reports.popleft()
+                await self._write(pb.FromReplica(report=report).SerializeToString())
 
     def close(self) -> None:
         """No more reports."""

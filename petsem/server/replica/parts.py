@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 from petsem.clock import Clock
 from petsem.server.cluster_view import ClusterView
 from petsem.server.datadir import NodeIdentity
 from petsem.server.replica.disk import Disk
+from petsem.server.replica.hearsay import Hearsay
 from petsem.wire import petsem_pb2 as pb
+
+LOOP: Final = "LOOP"
+"""The reason with which a node refuses one that it follows itself."""
+
+
+class Roster(Protocol):
+    """Whom this node may have to do with."""
+
+    @property
+    def known(self) -> bool:
+        """Whether this node can tell who is a member."""
+        ...
+
+    def has(self, node_id: str) -> bool:
+        """Whether that node is a member, or this one cannot tell."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +48,19 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class FollowParts:
     """`describe`: this node's report as far as it is not of the stream: KEK ids, readiness,
-    warnings, last error. `followers`: the reports of the nodes that follow this one. `bind`:
-    durably bind an epoch to a leader's id; `conflict` if it is bound to another. `remember`: keep
-    durably that this node had all of the leader's data at this wall time (ms)."""
+    warnings, last error. `hearsay`: what is heard of the others. `bind`: durably bind an epoch to
+    a leader's id; `conflict` if it is bound to another. `remember`: keep durably that this node
+    had all of the leader's data at this wall time (ms). `roster`: who may be followed."""
 
     identity: NodeIdentity
     disk: Disk
     view: ClusterView
     clock: Clock
     describe: Callable[[], pb.NodeReport]
-    followers: Callable[[], Iterable[pb.NodeReport]]
+    hearsay: Hearsay
     bind: Callable[[int, str], Awaitable[None]]
     remember: Callable[[int], Awaitable[None]]
+    roster: Roster
     timings: Timings = Timings()
 
 

@@ -3,54 +3,34 @@
 Guarantees: when `recover` returns, either the database is at the end of the log, with everything
 durable in it, or `problem` says in a sentence why only a snapshot helps; nothing was deleted that
 the snapshot does not replace. The log decides: what is in it is replayed, from where the database
-file is known to be on the disk, as one transaction of whole pages.
-It does not read the whole database: a page that was damaged is found by the scan, or when it is
-read.
+file is known to be on the disk, as one transaction of whole pages. Where it is damaged or gone, a
+database that can be shown to be whole is where the log ends from then on.
+It does not read the whole of a database whose log holds: a page that was damaged is found by the
+scan, or when it is read.
 """
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import structlog
 
-from petsem.errors import PetsemError
-from petsem.model import Position
 from petsem.replication import steps
-from petsem.replication.drivers import page_checksums, rollback
-from petsem.replication.drivers.apply import Applied, Applier, Busy
-from petsem.replication.drivers.database_file import PageReader
-from petsem.replication.drivers.locks import PENDING_MAX_S
+from petsem.replication.drivers.apply import Applier
 from petsem.replication.drivers.log import TransactionLog
-from petsem.replication.drivers.log_types import DamagedRecord, LogError
-from petsem.replication.image import stamp
-from petsem.replication.ltx import LtxError
-from petsem.replication.page_set import NotApplicable, commit_of, stamp_of
 from petsem.replication.rolling import PageChecksums
-from petsem.server.datadir import DataDir
+from petsem.server.datadir import DOUBTED, DataDir, NodeState
 from petsem.server.replica import staging as staged_files
-from petsem.server.replica.batches import EVERYTHING, read_batch
 from petsem.server.replica.errors import BadFrame
-from petsem.server.replica.install import install, remember_synced
+from petsem.server.replica.install import install
 from petsem.server.replica.offload import offload
-from petsem.server.replica.patience import until_free
+from petsem.server.replica.replaying import Recovered, replay
 from petsem.server.replica.staging import Progress, Staging
+from petsem.server.replica.standing import stand
+from petsem.server.replica.whole import place_of, remember_whole, this_boot, untorn
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Recovered:
-    """`at` is None for a node without data, or with a `problem`."""
-
-    log: TransactionLog
-    applier: Applier
-    at: Position | None
-    table: PageChecksums
-    staged: Progress | None
-    problem: str | None = None
 
 
 async def recover(
@@ -58,8 +38,13 @@ async def recover(
 ) -> Recovered:
     """Open log and database. Raises OSError, `PetsemError` or `ApplyFailed` if the disk refuses;
     then it may be called again."""
-    synced = datadir.read_state().synced_txid
-    transactions = await offload(helper, _open_log, datadir, synced, reached, segment_bytes)
+    state, trusted = datadir.read_state(), untorn(datadir)
+    if not trusted:
+        # Before the log is set right: a start that finds it so must not think that it was.
+        await offload(helper, remember_whole, datadir, DOUBTED)
+    transactions = await offload(
+        helper, _open_log, datadir, state.synced_txid, reached, segment_bytes
+    )
     _make_database(datadir)
     applier = Applier(datadir.database, reached=reached)
     try:
@@ -70,7 +55,9 @@ async def recover(
                 return Recovered(transactions, applier, transactions.end, installed, None)
             staged = None
         found = Recovered(transactions, applier, None, PageChecksums(), staged)
-        await _replay(found, synced, datadir, helper)
+        await _settle_database(found, state, trusted, datadir, helper)
+        if found.at is not None:
+            await offload(helper, remember_whole, datadir, this_boot(datadir))
         return found
     except BaseException:
         applier.close()
@@ -81,6 +68,8 @@ async def recover(
 def _open_log(
     datadir: DataDir, synced: int | None, reached: steps.Reached, segment_bytes: int
 ) -> TransactionLog:
+    # Whoever deleted the log gets a new one.
+    datadir.log.mkdir(mode=0o700, exist_ok=True)
     transactions = TransactionLog.open(
         datadir.log, durable_txid=synced or 0, segment_bytes=segment_bytes, reached=reached
     )
@@ -122,68 +111,29 @@ async def _finish(
         return None
 
 
-async def _replay(found: Recovered, synced: int | None, datadir: DataDir, helper: Executor) -> None:
-    """Bring the database to the end of the log, or say why that cannot be."""
-    base, end = found.log.base, found.log.end
-    if base is None or end is None or end.txid == 0:
+async def _settle_database(
+    found: Recovered, state: NodeState, trusted: bool, datadir: DataDir, helper: Executor
+) -> None:
+    """Bring the database to the end of the log, or have the log go on where the database is.
+    `trusted`: no page of it is torn."""
+    base, end, synced = found.log.base, found.log.end, state.synced_txid
+    lost_its_end = any(damage.until_txid is None for damage in found.log.report.damage)
+    if datadir.database.stat().st_size == 0:
+        if synced is not None:
+            found.problem = "the database file was deleted or emptied"
         return
-    if synced is None and end != base:
+    place = await offload(helper, place_of, datadir.database, found.applier.vfs)
+    if base is None or end is None or end.txid == 0:
+        found.problem = "the transaction log was deleted or emptied"
+    elif state.whole_in == DOUBTED:
+        found.problem = "nothing has shown it to be whole since an earlier start"
+    elif lost_its_end and not (trusted and place):
+        found.problem = "the end of the transaction log is damaged"
+    elif synced is not None or end == base:
+        start_txid = base.txid if synced is None else synced
+        await replay(found, start_txid, place, datadir, helper)
+    else:
         # Its disk failed when a snapshot had just been applied: what the log has would undo a part.
         found.problem = "the log is of the database that the last snapshot has replaced"
-        return
-    start = base if synced is None else found.log.position_of(synced)
-    if start is None:
-        what = "misses" if synced is not None and synced <= end.txid else "ends before"
-        found.problem = f"the log {what} transactions that the database needs"
-        return
-    try:
-        if start != end:
-            await until_free(lambda: _replay_once(found, start, end), helper, datadir.database)
-            await offload(helper, _settle, found, datadir, end)
-    except (LogError, LtxError, NotApplicable) as e:
-        log.error("replay_failed", after=str(start), error=str(e))
-        if isinstance(e, DamagedRecord):
-            await offload(helper, found.log.quarantine, e.txid)
-        found.problem = "the log is damaged where the database needs it"
-        return
-    await offload(helper, _take_table, found, datadir, end)
-
-
-def _replay_once(found: Recovered, start: Position, end: Position) -> Applied | Busy:
-    batch = read_batch(found.log, start, EVERYTHING)
-    if batch is None or batch.end != end:
-        raise NotApplicable("log-gap")
-    return found.applier.try_apply(
-        batch.pages,
-        batch.commit,
-        before=None,
-        after=stamp(end.epoch, end.txid),
-        patience_s=PENDING_MAX_S,
-    )
-
-
-def _settle(found: Recovered, datadir: DataDir, end: Position) -> None:
-    found.applier.sync()
-    remember_synced(datadir, end.txid)
-
-
-def _take_table(found: Recovered, datadir: DataDir, end: Position) -> None:
-    """The checksums that a clean stop has left, or the beginning of a table."""
-    if rollback.is_hot(rollback.journal_path(datadir.database)):
-        rollback.roll_back(datadir.database, found.applier.vfs)
-    reader = PageReader(datadir.database, vfs=found.applier.vfs)
-    try:
-        page1, held_pages = reader.read(1), reader.size_pages()
-    except PetsemError:
-        page1, held_pages = None, 0
-    finally:
-        reader.close()
-    assert end.checksum is not None
-    if page1 is None or stamp_of(page1) != stamp(end.epoch, end.txid):
-        found.problem = "the database is not where the log ends: something else has written to it"
-    elif held_pages != commit_of(page1):
-        found.problem = "the database file has not the length that its first page gives"
-    else:
-        table = page_checksums.load(datadir.path, end, datadir.database)
-        found.table = table or PageChecksums.all_unknown(held_pages, end.checksum)
-        found.at = end
+    if found.problem is not None:
+        await stand(found, synced, place, trusted, datadir, helper)

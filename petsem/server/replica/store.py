@@ -26,26 +26,35 @@ from petsem.model import Position
 from petsem.replication import steps
 from petsem.replication.drivers import page_checksums
 from petsem.replication.drivers.database_file import PageReader
-from petsem.replication.drivers.log_types import DamagedRecord
+from petsem.replication.drivers.log_types import DamagedRecord, LogDeleted
 from petsem.replication.retention import DEFAULT, Retention
 from petsem.replication.rolling import PageChecksums
 from petsem.server import sql
 from petsem.server.changes import Changes
 from petsem.server.cluster_view import ClusterView
 from petsem.server.database import ReadPool
-from petsem.server.datadir import DataDir
+from petsem.server.datadir import CLOSED, DataDir
 from petsem.server.replica.applying import Applying
-from petsem.server.replica.errors import DISK_FULL, NotContiguous, disk_refusals, disk_refused
+from petsem.server.replica.errors import (
+    DISK_FULL,
+    FULL,
+    NotContiguous,
+    OwnDisk,
+    disk_refusals,
+    disk_refused,
+)
 from petsem.server.replica.install import remember_synced
 from petsem.server.replica.intake import Intake
 from petsem.server.replica.lost import give_up
 from petsem.server.replica.mending import Mending
 from petsem.server.replica.offload import offload
 from petsem.server.replica.receiving import Receiving
-from petsem.server.replica.recovery import Recovered, recover
+from petsem.server.replica.recovery import recover
+from petsem.server.replica.replaying import Recovered
 from petsem.server.replica.scanning import scan_all
 from petsem.server.replica.telling import Listeners, Telling
 from petsem.server.replica.upkeep import Upkeep, trim
+from petsem.server.replica.whole import remember_whole
 from petsem.server.space import Space
 
 log = structlog.get_logger(__name__)
@@ -97,6 +106,7 @@ class ReplicaStore:
         if found.at is not None:
             self._telling.readable(found.at)
         if found.problem is not None:
+            view.lacking = f"this node cannot answer from its own data, because {found.problem}"
             log.error("replica_needs_snapshot", message=found.problem)
 
     @classmethod
@@ -195,12 +205,16 @@ class ReplicaStore:
                 # Nobody else on a replica looks whether there is room again.
                 with disk_refusals():
                     await offload(self._helper, self._space.restore)
-            self._space.check()
+            if self._space.low:
+                raise OwnDisk(FULL)
             at = self._receiving.end
             frames, refusal = await self._receiving.receive(batch, self._datadir.log)
             if frames:
                 self._telling.durable(self._receiving.end)
                 self._applying.received(frames, at)
+            if isinstance(refusal, LogDeleted):
+                await self._begin_log_anew()
+                raise OwnDisk("its log was deleted, and begins anew") from refusal
             if self._receiving.doubted:
                 self._fail("its database does not have the pages that its checksum promises")
             if isinstance(refusal, OSError):
@@ -284,7 +298,11 @@ class ReplicaStore:
             await self._upkeep.sync()
 
     async def trim(self, floor_txid: int | None, bounds: Retention = DEFAULT) -> None:
-        """Shorten the log to what recovery and the followers need; they have `floor_txid`."""
+        """Shorten the log to what recovery and the followers need; they have `floor_txid`. One
+        whose files were deleted begins anew."""
+        async with self._turn:
+            if not self.needs_snapshot and await offload(self._helper, self._log_is_deleted):
+                await self._begin_log_anew()
         needed = self._datadir.read_state().synced_txid
         if needed is not None and not self.needs_snapshot:
             with disk_refusals():
@@ -319,6 +337,19 @@ class ReplicaStore:
                 self._applier.close()
 
     # Parts of these
+
+    def _log_is_deleted(self) -> bool:
+        return self.log.is_deleted(every_file=True)
+
+    async def _begin_log_anew(self) -> None:
+        """Files of the log were deleted. What is durable no more was applied, or is sent again."""
+        log.error("log_deleted", message="files in ltx/ were deleted; the log begins anew")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._applying.settled(), _SETTLE_S)
+        await self._applying.stop()
+        with disk_refusals():
+            await self._mending.begin_anew(self._applying.applied)
+        self._applying.resume()
 
     def _applying_from(self, at: Position) -> Applying:
         return Applying(
@@ -365,6 +396,8 @@ class ReplicaStore:
             return
         receiving.verified = whole
         if not whole:
+            with contextlib.suppress(PetsemError):
+                await offload(self._helper, remember_whole, self._datadir, None)
             self._fail("pages of its database are damaged")
 
     def _leave(self) -> None:
@@ -373,6 +406,7 @@ class ReplicaStore:
             if not self.needs_snapshot:
                 self._applier.sync()
                 remember_synced(self._datadir, at.txid)
+                remember_whole(self._datadir, CLOSED)
                 table = self.table
                 if at == self._receiving.end and table.complete and table.verify():
                     page_checksums.save(self._datadir.path, table, at, self._datadir.database)

@@ -76,8 +76,7 @@ class Storing:
         # The way to the leader ends earlier while the other node has lost it.
         leader = said.path[-1] if said.leads is None else said.leads[1]
         parts.view.leader = LeaderAddresses(leader, *said.leader_at)
-        parts.view.path = (parts.identity.node_id, *said.path)
-        parts.view.epoch_seen = max(parts.view.epoch_seen, said.epoch_seen)
+        parts.view.heard_of(said.epoch_seen)
 
     async def _end_snapshot(self, said: SnapshotEnd) -> None:
         if said.more:

@@ -38,11 +38,11 @@ def undone(table: PageChecksums, changes: Iterable[Before]) -> PageChecksums:
     entries, rolling = table.entries(1, table.commit), table.rolling
     for each in reversed(list(changes)):
         if each.commit < len(entries):
-            del entries[each.commit :]
+            entries = entries[: each.commit]
         elif each.cut_off:
-            entries.extend(each.cut_off)
+            entries = entries + each.cut_off
         if len(entries) < each.commit:
-            entries.extend(array("Q", (UNKNOWN,)) * (each.commit - len(entries)))
+            entries = entries + array("Q", (UNKNOWN,)) * (each.commit - len(entries))
         for pgno, checksum in each.entries:
             entries[pgno - 1] = checksum
         rolling = each.rolling

@@ -6,13 +6,13 @@ decides nothing about authority.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from petsem import limits
-from petsem.errors import invalid
+from petsem.errors import invalid, unavailable
 from petsem.model import (
     Position,
     check_app,
@@ -121,6 +121,19 @@ def verify_reply(verdict: Verdict, freshness: bytes) -> bytes:
 def verify_batch_reply(verdicts: Iterable[Verdict], freshness: bytes) -> bytes:
     """A serialised VerifyBatchResponse; all were read at the position of `freshness`."""
     return b"".join(_field(_RESPONSES, verify_reply(each, freshness)) for each in verdicts)
+
+
+def replaced(reply: bytes, places: Sequence[int], others: bytes) -> bytes:
+    """A VerifyBatchResponse with the answers of another in some places; `unavailable` if that has
+    not as many."""
+    ours = pb.VerifyBatchResponse.FromString(reply)
+    answers = pb.VerifyBatchResponse.FromString(others).responses
+    if len(answers) != len(places):
+        raise unavailable("the answer from upstream is not one that this program knows")
+    for at, answer in zip(places, answers, strict=True):
+        ours.responses[at].CopyFrom(answer)
+    raw: bytes = ours.SerializeToString()
+    return raw
 
 
 def revocation(row: RevocationRow | None, at: Position, freshness: pb.Freshness) -> pb.Revocation:

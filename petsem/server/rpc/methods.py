@@ -101,13 +101,13 @@ class Methods:
         if self._passing.reads_elsewhere():
             return await self._passing.call(VERIFY, request, message)
         try:
-            (verdict,) = self._verification.verify(request, [messages.verify_item(message)])
+            verdict = self._verification.verify_one(request, messages.verify_item(message))
         except PetsemError as e:
             return await self._elsewhere(VERIFY, request, message, e)
         return messages.verify_reply(verdict, self._freshness.encoded(verdict.position))
 
     async def verify_batch(self, request: Request, message: pb.VerifyBatchRequest) -> bytes:
-        """Many such questions, all answered at one position."""
+        """Many such questions, all answered at one position but those that are newer."""
         if len(message.requests) > limits.VERIFY_BATCH_MAX:
             raise invalid(f"a batch has at most {limits.VERIFY_BATCH_MAX} tokens")
         if self._passing.reads_elsewhere():
@@ -120,7 +120,25 @@ class Methods:
             return await self._elsewhere(VERIFY_BATCH, request, message, e)
         if not verdicts:
             return b""
-        return messages.verify_batch_reply(verdicts, self._freshness.encoded(verdicts[0].position))
+        freshness = self._freshness.encoded(verdicts[0].position)
+        reply = messages.verify_batch_reply(verdicts, freshness)
+        places = [at for at, verdict in enumerate(verdicts) if verdict.doubt is not None]
+        return reply if not places else await self._cleared_up(request, message, reply, places)
+
+    async def _cleared_up(
+        self, request: Request, message: pb.VerifyBatchRequest, reply: bytes, places: list[int]
+    ) -> bytes:
+        """The reply with upstream's answers in the places of those in doubt, if it has any."""
+        asked = pb.VerifyBatchRequest(requests=[message.requests[at] for at in places])
+        try:
+            if not self._passing.is_of_use(request):
+                return reply
+            return messages.replaced(
+                reply, places, await self._passing.call(VERIFY_BATCH, request, asked)
+            )
+        except PetsemError:
+            # What this node knows it has answered.
+            return reply
 
     async def _elsewhere(
         self, path: str, request: Request, message: Message, error: PetsemError

@@ -170,7 +170,8 @@ class Boot:
 
     def _read(self, db: apsw.Connection, principal: Principal, asked: Fetch) -> Fetched:
         if asked.min_position is not None:
-            check_fence(db, read_position(db), asked.min_position)
+            logged = self._freshness.view.logged
+            check_fence(db, read_position(db), asked.min_position, logged)
         try:
             head = _head(db, asked.org, asked.app)
         except PetsemError:

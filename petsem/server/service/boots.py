@@ -2,8 +2,9 @@
 
 Guarantees: only a person or a service of the org itself is heard, and only for a host token of that
 org which still stands; what is handed out is a discharge of that one token for one machine of one
-app, good for an hour at most, and its row names who asked. A repeated call answers with the same
-discharge. What the discharge is worth at a read is for `two_key` to say.
+app, good for an hour at most and for no longer than the token that asked or the host's, and its row
+names who asked. A repeated call answers with the same discharge. What the discharge is worth at a
+read is for `two_key` to say.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Boots:
             org_row, _ = orgs.get_app(txn.db, org, body.app)
             host = self._host(txn.db, org_row, data, txn.now_ms)
             grant = random_id()
-            expires_at = (txn.now_ms + body.ttl_s * 1000) // 1000 * 1000
+            # By the row, as the token was issued: a client asks with a copy that is good for a
+            # minute.
+            ends = (txn.now_ms + body.ttl_s * 1000, host.expires_at, asker.expires_at_ms)
             boot_grants.insert(
                 txn.db,
                 GrantRow(
@@ -79,7 +82,7 @@ class Boots:
                     subject=asker.subject,
                     token=asker.nonce,
                     created_at=txn.now_ms,
-                    expires_at=min(expires_at, host.expires_at),
+                    expires_at=min(ends) // 1000 * 1000,
                 ),
             )
             return _Granted(grant.hex())

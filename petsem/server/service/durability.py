@@ -36,6 +36,10 @@ class Followers(Protocol):
         """What each said last of itself, by id."""
         ...
 
+    def live(self) -> Mapping[str, pb.NodeReport]:
+        """The same of those alone that are heard now."""
+        ...
+
 
 class _Nobody:
     """The followers of a node that is alone."""
@@ -46,6 +50,9 @@ class _Nobody:
         return ()
 
     def reports(self) -> Mapping[str, pb.NodeReport]:
+        return {}
+
+    def live(self) -> Mapping[str, pb.NodeReport]:
         return {}
 
 

@@ -2,7 +2,8 @@
 
 Guarantees: a KEK becomes primary only if this node holds it, and is called removable only when it
 wraps nothing that lives; where it wraps something in a branch that was lost, that is said first. It
-never sends or shows a key.
+never sends or shows a key. Of other nodes it asks those that are heard now; a member that is not
+counts as unknown, whatever it said last, and is named.
 
 States: a KEK that this node holds and the cluster does not know is `waiting`. `promote` makes it
 `primary` and the one before it `retired`. `retire` marks one that wraps nothing as `retired`; it
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import apsw
@@ -32,6 +33,7 @@ from petsem.server.service.durability import NO_FOLLOWERS, Followers
 from petsem.server.service.reports import lacking_kek, needed_by_lost, nodes_behind
 from petsem.server.service.writes import Call, Writes, owned_by
 from petsem.server.store import keyring as rows
+from petsem.server.store import nodes
 from petsem.server.store.keyring import KekRow
 from petsem.server.writer import Txn, Writer
 from petsem.wire import http
@@ -48,6 +50,7 @@ class KeyringService:
     def __init__(
         self,
         *,
+        node_id: str,
         writes: Writes,
         writer: Writer,
         pool: ReadPool,
@@ -57,6 +60,7 @@ class KeyringService:
         followers: Followers = NO_FOLLOWERS,
         own_lost: Callable[[], pb.NodeReport] = pb.NodeReport,
     ) -> None:
+        self._node_id = node_id
         self._followers = followers
         self._own_lost = own_lost
         self._writes = writes
@@ -90,8 +94,8 @@ class KeyringService:
     ) -> http.KekInfo:
         """Wrap new data keys with this KEK from now on.
 
-        `force` is for other nodes that lack the key; this one has to wrap with it and never may.
-        The answer names those in `lacking`.
+        `force` is for live nodes that lack the key; this one has to wrap with it and never may.
+        The answer names those in `lacking`, and the members of which it is not known in `unknown`.
         """
         kek_id = _check_id(key_id)
         await self.reload()
@@ -103,7 +107,7 @@ class KeyringService:
                     f"this node does not hold the {kek.purpose} key {key_id}; "
                     f"add it to {self._source}, then promote it{self._why_not_reloaded()}"
                 )
-            lacking = lacking_kek(self._followers.reports(), kek.purpose, kek.id)
+            lacking = lacking_kek(self._followers.live(), kek.purpose, kek.id)
             if lacking and not force:
                 raise conflict(
                     f"live nodes lack the {kek.purpose} key {key_id}: {_named(lacking)}; add it to "
@@ -112,7 +116,7 @@ class KeyringService:
             if kek.state != "primary":
                 rows.add_waiting(txn.db, kek.purpose, kek.id)
                 rows.make_primary(txn.db, kek)
-            return self._info(txn.db, KekRow(kek.purpose, kek.id, "primary"))
+            return self._info(txn.db, KekRow(kek.purpose, kek.id, "primary"), self._unknown(txn.db))
 
         return await self._once(principal, call, job)
 
@@ -121,8 +125,8 @@ class KeyringService:
     ) -> http.KekInfo:
         """Mark a KEK that wraps nothing as one that may be removed from keyrings.
 
-        `force` is for what it wraps in branches that are lost, and in nothing else; the answer
-        names the nodes that keep them in `lost`.
+        `force` is for what it wraps in branches that are lost, and for members of which nothing is
+        known; the answer names them in `lost` and `unknown`. It is not for what else it wraps.
         """
         kek_id = _check_id(key_id)
 
@@ -137,7 +141,7 @@ class KeyringService:
                 raise conflict(
                     f"{key_id} still wraps {data_keys(wraps)}; run 'petsem keyring rewrap' first"
                 )
-            behind = nodes_behind(self._followers.reports())
+            behind = nodes_behind(self._followers.live())
             if behind:
                 raise conflict(
                     f"live nodes are behind and may still need {key_id}: {_named(behind)}; retire "
@@ -150,9 +154,16 @@ class KeyringService:
                     f"{_named(lost)}; make again from there what is missing and delete those "
                     "directories, or use --force and keep the key with them"
                 )
+            unknown = self._unknown(txn.db)
+            if unknown and not force:
+                raise conflict(
+                    f"it is not known whether {key_id} is still needed by {', '.join(unknown)}: "
+                    "what is not heard may be behind, or keep a branch under lost/; retire it when "
+                    "they are back or removed, or use --force and keep the key for them"
+                )
             rows.add_waiting(txn.db, kek.purpose, kek.id)
             rows.set_state(txn.db, kek, "retired")
-            return self._info(txn.db, KekRow(kek.purpose, kek.id, "retired"))
+            return self._info(txn.db, KekRow(kek.purpose, kek.id, "retired"), unknown)
 
         done = await self._once(principal, call, job)
         await self._held.introduce()
@@ -188,7 +199,7 @@ class KeyringService:
             )
             return http.KeyringList(keys=[self._info(db, row) for row in order])
 
-    def _info(self, db: apsw.Connection, kek: KekRow) -> http.KekInfo:
+    def _info(self, db: apsw.Connection, kek: KekRow, unknown: Iterable[str] = ()) -> http.KekInfo:
         return http.KekInfo(
             purpose=kek.purpose.value,
             id=kek.id.hex(),
@@ -196,15 +207,20 @@ class KeyringService:
             held=self._keys.keyring.get(kek.purpose, kek.id) is not None,
             wraps=rows.count_wrapped(db, kek.purpose, kek.id),
             lacking=[
-                report.node
-                for report in lacking_kek(self._followers.reports(), kek.purpose, kek.id)
+                report.node for report in lacking_kek(self._followers.live(), kek.purpose, kek.id)
             ],
             lost=[report.node for report in self._needed_by_lost(kek)],
+            unknown=[*unknown],
         )
 
     def _needed_by_lost(self, kek: KekRow) -> Sequence[pb.NodeReport]:
-        others = [report for _, report in sorted(self._followers.reports().items())]
+        others = [report for _, report in sorted(self._followers.live().items())]
         return needed_by_lost([self._own_lost(), *others], kek.purpose, kek.id)
+
+    def _unknown(self, db: apsw.Connection) -> Sequence[str]:
+        """Members other than this node that are not heard now."""
+        heard = {self._node_id, *self._followers.live()}
+        return [row.id for row in nodes.every(db) if row.id not in heard]
 
     def _find(self, db: apsw.Connection, kek_id: bytes) -> KekRow:
         """A KEK that the cluster knows, or at least this node holds."""

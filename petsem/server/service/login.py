@@ -223,6 +223,11 @@ def _person(text: str, data: bytes, ticket: Ticket, now_ms: int) -> str:
         if first is None or first.key != "user" or first.op != "=":
             raise TokenRefused(Reason.DISCHARGE_INVALID)
         email = first.values[0]
+        if email != email.lower():
+            # Nobody is two people by the case of a letter.
+            raise TokenRefused(
+                Reason.DISCHARGE_INVALID, "the address is not in lower case; begin again"
+            )
         clear(cids, Access({"user": email}, now_ms // 1000))
     except TokenRefused as refused:
         raise refused.as_error() from None

@@ -1,7 +1,8 @@
 """What nodes say of themselves, read: as rows of `status`, and as guards of the keyring.
 
-Guarantees: what a node did not say is None, never 0. A report is as old as it is: its lag is shown
-as it was said, with how long ago that was.
+Guarantees: what a node did not say is None, never 0. A report is as old as it is: of a node that is
+not heard any more it is shown where it was and how long ago that was, and no lag. Who leads is what
+this node knows, not what anybody says of himself.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from petsem.wire import http
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_from_protobuf
 
-SILENT_MS: Final = 10_000
-"""A node that was not heard for so long is not counted on; it reports each second."""
 BEHIND_MS: Final = 10_000
 
 
@@ -63,31 +62,36 @@ def nodes_behind(reports: Mapping[str, pb.NodeReport]) -> list[pb.NodeReport]:
 
 
 def as_status(
-    report: pb.NodeReport, row: NodeRow | None, leader_at: Position | None, now_ms: int
+    report: pb.NodeReport,
+    row: NodeRow,
+    *,
+    ago_ms: int,
+    heard: bool,
+    leader: str | None,
+    leader_at: Position | None,
 ) -> http.NodeStatus:
-    """A node as it said that it is, held against where the leader is."""
+    """A member as it said `ago_ms` ago that it is, held against where the leader is. `heard`: word
+    of it comes here now. `leader` is the node that leads, as far as this one knows."""
     applied = position_from_protobuf(report.applied) if report.HasField("applied") else None
-    ago_ms = max(0, now_ms - report.at_ms)
-    leads = list(report.path) == [report.node]
-    silent = ago_ms > SILENT_MS
+    leads = report.node == leader
     warnings = list(report.warnings)
-    if silent:
+    if not heard:
         warnings.insert(0, f"it was last heard {ago_ms // 1000} s ago")
     return http.NodeStatus(
         node=report.node,
-        region=report.region,
+        region=row.region,
         role="leader" if leads else "replica",
         epoch=None if applied is None else applied.epoch,
         position=None if applied is None else str(applied),
-        lag_transactions=_behind(applied, leader_at),
-        lag_ms=report.lag_ms if report.HasField("lag_ms") else None,
+        lag_transactions=_behind(applied, leader_at) if heard else None,
+        lag_ms=report.lag_ms if heard and report.HasField("lag_ms") else None,
         last_error=report.last_error or None,
         version=report.version or None,
-        ready=report.ready and not silent,
+        ready=report.ready and heard,
         warnings=warnings,
-        http="" if row is None else row.http,
-        grpc="" if row is None else row.grpc,
-        source=report.path[1] if len(report.path) > 1 else None,
+        http=row.http,
+        grpc=row.grpc,
+        source=None if leads else report.source or None,
         heard_ms_ago=ago_ms,
     )
 

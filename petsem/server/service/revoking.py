@@ -1,9 +1,11 @@
 """Revoking all tokens of a person, of an app, or of an org.
 
 Guarantees: when it answers, every token that it is about and that was issued before it began has
-ended, and with it what was minted on its authority, also meanwhile. Up to 1,000 rows it is one
-transaction. More are ended a piece at a time, so that no write waits long and no reader of the feed
-of revocations gets a page that is too large; whoever is cut off sends the call again.
+ended, and with it what was minted on its authority, also meanwhile; with an app's, every boot of it
+that anybody was allowed before. A person is found in whatever case the address is given, or was
+once written down. Up to 1,000 rows it is one transaction. More are ended a piece at a time, so that
+no write waits long and no reader of the feed of revocations gets a page that is too large; whoever
+is cut off sends the call again.
 
 It ends what there is. It does not keep a person from signing in again, or anybody from minting:
 that is for the provider, the org's settings and the tokens that are left.
@@ -23,7 +25,7 @@ from petsem.server.changes import REVOCATIONS
 from petsem.server.database import ReadPool
 from petsem.server.principal import Principal
 from petsem.server.service.writes import Call, Writes, owned_by
-from petsem.server.store import orgs
+from petsem.server.store import boot_grants, orgs
 from petsem.server.store import revoking as rows
 from petsem.server.store.revoking import Ending, Scope
 from petsem.server.writer import Txn
@@ -61,6 +63,8 @@ class Revoking:
             scope = Scope(orgs.get_org(txn.db, org).id, txn.position, subject, app)
             ending = Ending(txn.now_ms, by, txn.position)
             txn.changed[REVOCATIONS] = None
+            if app is not None:
+                boot_grants.end_all(txn.db, scope.org, app)
             return _Began(scope.org, rows.end_few(txn.db, scope, ending, PIECE_ROWS))
 
         began, position = await self._writes.once(principal, call, owned_by(org), _Began, job)

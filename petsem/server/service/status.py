@@ -22,8 +22,8 @@ from petsem.server.datadir import DataDir, NodeIdentity
 from petsem.server.freshness import FreshnessSource
 from petsem.server.keyring_source import KeyringSource, warn_if_inside
 from petsem.server.keys import Keys
+from petsem.server.replica.hearsay import Hearsay
 from petsem.server.replica.lost_keks import LostKeks
-from petsem.server.service.durability import NO_FOLLOWERS, Followers
 from petsem.server.service.keyring import KeyringService
 from petsem.server.service.reports import as_status, held_keks, unheard
 from petsem.server.space import Space
@@ -35,6 +35,7 @@ from petsem.wire import http
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_to_protobuf
 
+_CHANGING: Final = "the node is changing its role"
 _WITHOUT: Final = {
     Purpose.SECRETS: "it cannot read or write the values that the key protects",
     Purpose.TOKENS: "it cannot verify the tokens of the orgs that the key protects",
@@ -57,10 +58,10 @@ class StatusService:
         keyring: KeyringService,
         space: Space,
         freshness: FreshnessSource,
-        followers: Followers = NO_FOLLOWERS,
+        hearsay: Hearsay,
     ) -> None:
         self._lost_keks = LostKeks(datadir)
-        self._followers = followers
+        self._hearsay = hearsay
         self._datadir = datadir
         self._identity = identity
         self._pool = pool
@@ -77,6 +78,10 @@ class StatusService:
     def ready(self) -> list[str]:
         """Why this node should not be asked; empty if it should. Anybody may hear it: no reason
         says where on the machine anything is."""
+        if self._view.role is Role.UNKNOWN:
+            # Not for which process: that is for operators.
+            until = "" if self._view.waits is None else ", once another process lets it"
+            return [f"{_CHANGING}{until}"]
         if self._has_nothing():
             return self._reasons([])
         try:
@@ -96,25 +101,33 @@ class StatusService:
 
     def status(self) -> http.Status:
         """Every node, as far as it is known here, by id; what is wrong with this one."""
-        own, members = self._own()
-        reports = {**self._view.reports, **self._followers.reports()}
-        reports.pop(own.node, None)
-        now_ms = self._freshness.clock.unix_ms()
+        own, members, leader = self._own()
         leader_at = self._leader_at()
-        found = {own.node: own}
-        for node_id, report in reports.items():
-            found[node_id] = as_status(report, members.get(node_id), leader_at, now_ms)
-        for node_id, row in members.items():
-            found.setdefault(node_id, unheard(row))
+        found = {node_id: self._other(row, leader, leader_at) for node_id, row in members.items()}
+        found[own.node] = own
         return http.Status(
             cluster=self._identity.cluster_id.hex(),
             nodes=[found[node_id] for node_id in sorted(found)],
         )
 
+    def _other(
+        self, row: NodeRow, leader: str | None, leader_at: Position | None
+    ) -> http.NodeStatus:
+        heard = self._hearsay.of(row.id)
+        if heard is None:
+            return unheard(row)
+        return as_status(
+            heard.report,
+            row,
+            ago_ms=self._hearsay.age_ms(heard),
+            heard=self._hearsay.counts(heard),
+            leader=leader,
+            leader_at=leader_at,
+        )
+
     def report(self) -> pb.NodeReport:
         """This node, as it tells the others each second."""
-        own, _ = self._own()
-        view = self._view
+        own, _, _ = self._own()
         position = None if own.position is None else Position.parse(own.position)
         at = None if position is None else position_to_protobuf(position)
         return pb.NodeReport(
@@ -128,15 +141,15 @@ class StatusService:
             last_error=own.last_error or "",
             keks=held_keks(self._keys.keyring),
             lost_keks=self._lost_keks.ids(),
-            path=view.path,
+            source=own.source or "",
             ready=own.ready,
             warnings=own.warnings,
-            at_ms=self._freshness.clock.unix_ms(),
         )
 
-    def _own(self) -> tuple[http.NodeStatus, dict[str, NodeRow]]:
-        """This node, and the members that it knows of."""
+    def _own(self) -> tuple[http.NodeStatus, dict[str, NodeRow], str | None]:
+        """This node, the members that it knows of, and which one leads."""
         members: dict[str, NodeRow] = {}
+        leader = None if self._view.leader is None else self._view.leader.node
         lacking: list[tuple[Purpose, str]] = []
         position: Position | None = None
         applied = self._view.applied
@@ -147,6 +160,8 @@ class StatusService:
                 position = read_position(db)
                 lacking = self._lacking(db)
                 members = {row.id: row for row in nodes.every(db)}
+                known = nodes.leader(db)
+                leader = leader or (None if known is None else known.id)
         view = self._view
         row = members.get(self._identity.node_id)
         reasons = self._reasons(lacking)
@@ -167,7 +182,7 @@ class StatusService:
             source=view.path[1] if len(view.path) > 1 else None,
             heard_ms_ago=0,
         )
-        return own, members
+        return own, members, self._identity.node_id if view.role is Role.LEADER else leader
 
     def _leader_at(self) -> Position | None:
         if self._view.role is not Role.LEADER:
@@ -206,10 +221,14 @@ class StatusService:
 
     def _reasons(self, lacking: list[tuple[Purpose, str]]) -> list[str]:
         reasons = [message for purpose, message in lacking if purpose is Purpose.TOKENS]
-        if self._view.role is not Role.LEADER and self._view.unreadable is not None:
+        if self._view.removed is not None:
+            reasons.insert(0, self._view.removed)
+        if self._view.role is Role.UNKNOWN:
+            reasons.append(self._view.waits or _CHANGING)
+        elif self._view.role is not Role.LEADER and self._view.unreadable is not None:
             reasons.append(self._view.unreadable)
         elif self._has_nothing():
-            reasons.append("this node has not received its data yet")
+            reasons.append(self._view.lacking)
         if self.draining:
             reasons.append("the node is stopping")
         elif self._view.role is Role.LEADER and not self._writer.running:
@@ -236,6 +255,8 @@ class StatusService:
         warnings = [message for purpose, message in lacking if purpose is not Purpose.TOKENS]
         if not self._has_nothing() and self._freshness.leader_is_quiet():
             warnings.append("the leader is not heard; reads are answered from what was received")
+        if self._view.ignored_upstream is not None:
+            warnings.append(self._view.ignored_upstream)
         if self._keyring.last_error is not None:
             warnings.append(f"the keyring was not read again: {self._keyring.last_error}")
         file = self._source.file

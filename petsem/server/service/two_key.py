@@ -2,11 +2,13 @@
 
 While an org's setting `two_key` is on, a host's token reads nothing by itself. It carries a
 third-party caveat, and its discharge a caveat `boot = GRANT.POSITION`, which holds only while the
-grant's row does: of this app and machine, not expired, and asked for by a token that stands.
+grant's row does: of this very app and machine, not expired, and asked for by a token that stands.
 
 Guarantees: the attribute `boot` exists only here, only for host tokens that were minted with that
-caveat, and only once the row was read in the transaction of the read itself. A replica that is not
-yet at POSITION says `stale`, so that its client asks elsewhere, and never that there is no grant.
+caveat, and only once the row was read in the transaction of the read itself. Who asked is who the
+discharge says: a holder can add a caveat on another grant, before it or behind it, and then nothing
+is read. A replica that is not yet at POSITION says `stale`, so that its client asks elsewhere, and
+never that there is no grant.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import apsw
 import msgspec
 import structlog
 
+from petsem.errors import unavailable
 from petsem.model import Kind, Position, Role
 from petsem.server import sql
 from petsem.server.auth import Authenticator
@@ -62,19 +65,22 @@ class BootReads:
         self._view = view
 
     def authorize(self, db: apsw.Connection, request: Request, names: Names) -> Read:
-        """Who asks, if the token allows to read what `names` says."""
+        """Who asks, if the token allows to read what `names` says; `unavailable` from a node that
+        was removed, also to those who began to watch before."""
+        if self._view.removed is not None:
+            raise unavailable(self._view.removed)
         return self.clear(db, self._auth.identify(db, request), request, names)
 
     def clear(self, db: apsw.Connection, token: Verified, request: Request, names: Names) -> Read:
         """The same for a token that was verified already."""
-        grants: list[GrantRow] = []
+        grants: dict[str, GrantRow] = {}
 
         def boot(value: str) -> str | None:
-            grant = self._find(db, token, names, value)
-            if grant is None:
-                return None
-            grants.append(grant)
-            return value
+            if not grants and (grant := self._find(db, token, names, value)) is not None:
+                grants[value] = grant
+            # Each discharge has one such caveat. Any other is a holder's, and which is which cannot
+            # be told: so all have to say the same.
+            return value if value in grants else None
 
         of_host = token.kind is Kind.HOST
         ip, region, host_key = request.ip, request.region, request.host_key
@@ -87,8 +93,7 @@ class BootReads:
                 self._require_none(db, token)
         except TokenRefused as refused:
             raise _explained(refused).as_error() from None
-        # The discharge's caveats come last; before them are those that a holder may have added.
-        grant = grants[-1] if grants else None
+        grant = next(iter(grants.values()), None)
         return Read(Principal(token, allowed, ip, region, host_key), grant)
 
     def note(self, read: Read, names: Names) -> None:
@@ -143,7 +148,7 @@ def _explained(refused: TokenRefused) -> TokenRefused:
         return refused
     return TokenRefused(
         refused.reason,
-        "nobody's asking for this machine stands any more, or this is no boot; ask for it again "
-        "with 'petsem boot allow'",
+        "nobody's asking for this machine stands any more, the token names two, or this is no "
+        "boot; ask for it again with 'petsem boot allow'",
         refused.caveat,
     )

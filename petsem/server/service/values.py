@@ -64,7 +64,7 @@ async def values(
             principal = authorize(db)
             fresh = freshness.at(read_position(db))
             if wanted.min_position is not None:
-                check_fence(db, fresh.position, wanted.min_position)
+                check_fence(db, fresh.position, wanted.min_position, freshness.view.logged)
             try:
                 org_row, app_row = orgs.get_app(db, wanted.org, wanted.app)
             except PetsemError:

@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from petsem import limits
-from petsem.errors import invalid, limited
+from petsem.errors import Code, PetsemError, invalid, limited, unavailable
 from petsem.model import Position, check_org
 from petsem.server.auth import Authenticator
 from petsem.server.changes import REVOCATIONS, Changes
@@ -28,7 +28,7 @@ from petsem.server.store import orgs
 from petsem.server.store import tokens as rows
 from petsem.server.store.tokens import RevocationRow
 from petsem.tokens.authority import check_access
-from petsem.tokens.reasons import TokenRefused
+from petsem.tokens.reasons import MESSAGES, Reason, TokenRefused
 
 HEARTBEAT_S = 10.0
 
@@ -51,7 +51,9 @@ class Verdict(msgspec.Struct, frozen=True):
     """The answer. Of a refused token nothing is told but why.
 
     `discharges`: the signatures of the token's discharges before they were bound, in the order they
-    were sent, so that a verifier which keeps the answer can tell narrower copies himself.
+    were sent, so that a verifier which keeps the answer can tell narrower copies himself. `doubt`:
+    why this is no answer but in a batch, where one question must not spoil those beside it: the
+    token may be newer than what this node has.
     """
 
     allowed: bool
@@ -64,6 +66,7 @@ class Verdict(msgspec.Struct, frozen=True):
     caveat: str = ""
     message: str = ""
     discharges: tuple[bytes, ...] = ()
+    doubt: PetsemError | None = None
 
     def __repr__(self) -> str:
         why = self.reason or self.token_id
@@ -89,7 +92,7 @@ class Verification:
         self._streams_left = streams_max
 
     def verify(self, request: Request, items: Sequence[VerifyItem]) -> list[Verdict]:
-        """A verdict for each item, all read at one position."""
+        """A verdict for each item, all read at one position; some may be in `doubt`."""
         if len(items) > limits.VERIFY_BATCH_MAX:
             raise invalid(f"a batch has at most {limits.VERIFY_BATCH_MAX} tokens")
         asked: dict[str | None, None] = {}
@@ -104,6 +107,10 @@ class Verification:
             at = position.epoch, position.txid
             return [self._decide(db, item, position, at, None) for item in items]
 
+    def verify_one(self, request: Request, item: VerifyItem) -> Verdict:
+        """The verdict for one item; raises its `doubt`."""
+        return _certain(self.verify(request, (item,))[0])
+
     def can(self, request: Request, item: VerifyItem, now_s: int | None = None) -> Verdict:
         """The dry run: as `verify`, at another time if one is given."""
         check_access(item.access)
@@ -112,10 +119,14 @@ class Verification:
             position = read_position(db)
             check_verdict(self._freshness, item.max_staleness_s, position)
             at = position.epoch, position.txid
-            return self._decide(db, item, position, at, now_s)
+            return _certain(self._decide(db, item, position, at, now_s))
 
     def authorize(self, db: apsw.Connection, request: Request, names: Iterable[str | None]) -> None:
-        """Whoever asks must be allowed to verify for every one of these orgs; None means all."""
+        """Whoever asks must be allowed to verify for every one of these orgs; None means all.
+        A node that was removed says nothing of tokens."""
+        removed = self._freshness.view.removed
+        if removed is not None:
+            raise unavailable(removed)
         token = self._auth.identify(db, request)
         try:
             for org in names:
@@ -144,6 +155,11 @@ class Verification:
                 caveat=refused.caveat or "",
                 message=refused.message,
             )
+        except PetsemError as e:
+            if e.code is not Code.STALE:
+                raise
+            reason = Reason.NOT_KNOWN_YET
+            return Verdict(False, position, reason=reason, message=MESSAGES[reason], doubt=e)
         return Verdict(
             allowed=True,
             position=position,
@@ -203,7 +219,7 @@ class Verification:
             position = read_position(db)
             if after is None:
                 return [], position
-            check_fence(db, position, after)
+            check_fence(db, position, after, self._freshness.view.logged)
             org_row = None if org is None else orgs.find_org(db, org)
             if org is not None and org_row is None:
                 return [], position
@@ -215,6 +231,12 @@ class Verification:
                     db, org_id, org is None, end, limits.PAGE_MAX_ROWS
                 )
         return found, position if end is None else Position(*end)
+
+
+def _certain(verdict: Verdict) -> Verdict:
+    if verdict.doubt is not None:
+        raise verdict.doubt
+    return verdict
 
 
 def _resumable(

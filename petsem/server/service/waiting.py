@@ -1,7 +1,9 @@
 """Waiting for a version or a position that a reader asked for.
 
 A fence (e, t) holds if `epochs` places t in e and the snapshot is at or past it. If t lies beyond
-the end of e, the transaction is on a branch that is gone, and no waiting will bring it back.
+the end of e, the transaction is on a branch that is gone, and no waiting will bring it back. Two
+branches of one epoch are told apart only by a checksum: if the fence has one, and the node's log
+still reaches back to t.
 """
 
 from __future__ import annotations
@@ -28,8 +30,14 @@ _ORIGIN: Final = (0, 0)
 """Before everything, on every branch."""
 
 
-def check_fence(db: apsw.Connection, have: Position, need: Position) -> None:
-    """Raise `stale` while the fence may still come to hold, `conflict` (LOST) when it cannot."""
+def check_fence(
+    db: apsw.Connection,
+    have: Position,
+    need: Position,
+    logged: Callable[[int], Position | None] | None = None,
+) -> None:
+    """Raise `stale` while the fence may still come to hold, `conflict` (LOST) when it cannot.
+    `logged` is what the log has at a TXID, with its checksum; None if it does not say."""
     if need.epoch > have.epoch or (need.epoch == have.epoch and need.txid > have.txid):
         raise stale_position(have, need)
     if (need.epoch, need.txid) == _ORIGIN:
@@ -40,7 +48,11 @@ def check_fence(db: apsw.Connection, have: Position, need: Position) -> None:
         " (SELECT first_txid FROM epochs WHERE epoch > ?1 ORDER BY epoch LIMIT 1)",
         (need.epoch,),
     )[0]
-    if first is None or need.txid < first or (end is not None and need.txid >= end):
+    lost = first is None or need.txid < first or (end is not None and need.txid >= end)
+    if need.checksum is not None and logged is not None and not lost:
+        found = logged(need.txid)
+        lost = found is not None and found.checksum not in (None, need.checksum)
+    if lost:
         raise PetsemError(
             Code.CONFLICT,
             f"position {need} is on a branch that was lost; read again, then decide",

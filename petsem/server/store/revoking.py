@@ -12,13 +12,14 @@ from typing import Final
 import apsw
 import msgspec
 
-from petsem.model import Position
+from petsem.model import Kind, Position
 from petsem.server import sql
 
 
 class Scope(msgspec.Struct, frozen=True):
     """The issued tokens of an org: those of `subject`, those that may act for `app`, or, with
-    neither, all; issued in the transaction `issued_by` or before."""
+    neither, all; issued in the transaction `issued_by` or before. A person's `subject` is him in
+    any case of letters."""
 
     org: int
     issued_by: Position
@@ -47,6 +48,11 @@ _FOR_APP: Final = (
     " AND NOT EXISTS (SELECT 1 FROM json_each(t.caveats) c"
     f" WHERE substr(c.value, 1, 4) = 'app ' AND NOT {_NAMES_IT})"
 )
+_PERSON: Final = f"{Kind.PERSON.text}:"
+# The index tells cases apart, but it has all persons of the org in one place.
+_OF_PERSON: Final = (
+    "t.org = ? AND t.subject BETWEEN 'person:' AND 'person;' AND t.subject = ? COLLATE NOCASE"
+)
 _NOT_ENDED: Final = " AND NOT EXISTS (SELECT 1 FROM revocations r WHERE r.nonce = t.nonce)"
 _INSERT: Final = (
     "INSERT INTO revocations (nonce, org, at, subject, token, epoch, txid)"
@@ -71,7 +77,7 @@ def not_ended(
 ) -> list[tuple[int, bytes]]:
     """(created_at, nonce) of the next ones of `scope` that have not ended. This may look at all of
     the org's rows."""
-    # The order is that of an index, so that nothing is sorted. A subject's rows are by nonce.
+    # The order is that of an index, so that an org's rows are not sorted. A subject's are by nonce.
     key = "t.created_at, t.nonce" if scope.subject is None else "t.nonce"
     beyond = after if scope.subject is None else after[1:]
     where, args = _where(scope)
@@ -131,6 +137,8 @@ def _among(scope: Scope) -> tuple[str, _Args]:
     """The rows that have to be looked at, by an index."""
     if scope.subject is None:
         return "t.org = ?", (scope.org,)
+    if scope.subject.startswith(_PERSON):
+        return _OF_PERSON, (scope.org, scope.subject)
     return "t.org = ? AND t.subject = ?", (scope.org, scope.subject)
 
 

@@ -145,6 +145,13 @@ class KekInfo(Out, frozen=True):
     lost: Annotated[
         list[str], Meta(description="live nodes that keep a lost branch which may need it")
     ] = msgspec.field(default_factory=list)
+    unknown: Annotated[
+        list[str],
+        Meta(
+            description="of promote and retire: members that are not heard, so that it is not known"
+            " what they hold or need"
+        ),
+    ] = msgspec.field(default_factory=list)
 
 
 class KeyringList(Out, frozen=True):

@@ -38,6 +38,13 @@ TOKEN_ID = "2a" * 16
 LIST = f"GET {APP}/secrets"
 LISTED = {"version": 3, "secrets": [], "filtered": False, "freshness": FRESHNESS}
 HOUR_MS = 3_600_000
+REVOKED = {
+    "id": TOKEN_ID,
+    "revoked_at": "2027-01-15T08:00:00Z",
+    "position": "00000001-0000000000000009",
+    "durability": {"asked": "local", "met": True, "replicated_to": []},
+}
+END = f"DELETE /v1/orgs/acme/tokens/{TOKEN_ID}"
 
 
 def spelt(data: bytes) -> str:
@@ -45,13 +52,18 @@ def spelt(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def person_token(until_ms: int, ticket: bytes = TICKET, kind: Kind = Kind.PERSON) -> Macaroon:
+def person_token(
+    until_ms: int,
+    ticket: bytes = TICKET,
+    kind: Kind = Kind.PERSON,
+    token_id: str = TOKEN_ID,
+) -> Macaroon:
     """A permission token that asks for the discharge of `ticket`."""
     identifier = Identifier(
         cluster_id=bytes(16),
         kind=kind,
         root_key_id=bytes(16),
-        nonce=bytes.fromhex(TOKEN_ID),
+        nonce=bytes.fromhex(token_id),
         epoch=1,
         txid=9,
     )
@@ -75,6 +87,8 @@ class Authority:
     session: str | None = "session-1"
     discharge_life_ms: int = HOUR_MS
     base: str = ADDRESS
+    user: str = USER
+    token_id: str = TOKEN_ID
     said: dict[str, Any] = field(default_factory=dict)
     """By path, what is answered instead: a body, a response, or a function of the request."""
     requests: list[httpx.Request] = field(default_factory=list)
@@ -150,9 +164,9 @@ class Authority:
         """The discharge."""
         until_ms = self.clock.unix_ms() + self.discharge_life_ms
         return {
-            "discharge": discharged(until_ms, unspelt(self.asked["ticket"])),
+            "discharge": discharged(until_ms, unspelt(self.asked["ticket"]), self.user),
             "session": self.session,
-            "user": USER,
+            "user": self.user,
             "expires_at": rfc3339(until_ms),
         }
 
@@ -161,8 +175,8 @@ class Authority:
         until_ms = self.clock.unix_ms() + 12 * HOUR_MS
         return answer(
             {
-                "token": encode_part(person_token(until_ms)),
-                "id": TOKEN_ID,
+                "token": encode_part(person_token(until_ms, token_id=self.token_id)),
+                "id": self.token_id,
                 "expires_at": rfc3339(until_ms),
                 "position": "00000001-0000000000000009",
             },

@@ -441,14 +441,29 @@ def test_the_narrowed_token_belongs_to_the_same_root() -> None:
 
 
 def test_a_refusal_names_the_action() -> None:
-    """Where the token's actions are why, it is said which the call takes; it is not always the one
-    that the command is about."""
+    """Where the token's actions are why, it is said which the call takes; and where the call asks
+    about a token, that this is no verdict on it, nor is any other refusal of who asks."""
     caveat = "action in secrets:list, secrets:write"
     refused = problem(403, "denied", "it does not allow this", reason="CAVEAT", caveat=caveat)
     asking = Node({"POST /v1/tokens/can": refused})
     result = run("token", "can", "secrets:write", "--org", "acme", node=asking)
     assert result.exit_code == 3
-    assert "it does not allow this; it takes tokens:verify" in result.stderr
+    assert result.stderr == (
+        "petsem: no verdict: the token that asks lacks the action tokens:verify "
+        f"({caveat}); ask with one that has it, and give the other with --token-file\n"
+    )
+    over = problem(401, "unauthenticated", "it has expired", reason="EXPIRED")
+    asking = Node({"POST /v1/tokens/verify": over})
+    result = run("token", "verify", "secrets:write", "--org", "acme", node=asking)
+    assert (result.exit_code, result.stderr) == (
+        3,
+        "petsem: no verdict: the token that asks was refused itself: it has expired\n",
+    )
+    away = Node({"POST /v1/tokens/verify": problem(412, "stale", "it does not know")})
+    assert "no verdict" not in run("token", "verify", "x:y", "--org", "acme", node=away).stderr
+    listing = Node({"GET /v1/orgs/acme/tokens": refused})
+    result = run("token", "list", "--org", "acme", node=listing)
+    assert "it does not allow this; it takes tokens:list" in result.stderr
     machine = problem(403, "denied", "not there", reason="CAVEAT", caveat="machine = m1")
     elsewhere = run("secrets", "list", node=Node({LIST: machine}))
     assert "it takes" not in elsewhere.stderr

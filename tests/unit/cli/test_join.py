@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def test_a_join(server: Server, tmp_path: Path) -> None:
         f"tokens   {(b'tokens' * 4).hex()}          no\n"
     )
     assert result.stderr == (
-        "warning: 1 of these keys are not in /k/keyring.json: what they protect cannot be read "
-        "here; copy those that this node should hold from another node's keyring\n"
+        "warning: 1 of these keys is not in /k/keyring.json, and what it protects cannot be read "
+        "here; copy what this node should hold from another node's keyring\n"
         f"next: petsem serve {tmp_path / 'fra'}\n"
     )
     assert TOKEN not in result.output
@@ -167,13 +168,40 @@ def test_an_invitation() -> None:
     assert TOKEN not in result.stderr
     assert result.stderr == (
         "good until 2027-01-15T08:15:00Z, once; on the new machine put it into PETSEM_JOIN_TOKEN "
-        "or a file and run: petsem join DIR --region fra\n"
+        "or a file that nobody else can read, and run: petsem join DIR --region fra\n"
     )
     assert node.bodies == [{"region": "fra"}]
     assert node.scopes[0][0] == "action = nodes:admin"
     assert "idempotency-key" in node.requests[0].headers
     told = run("node", "invite", "--region", "fra", "-o", "json", node=node)
     assert json.loads(told.stdout) == INVITED
+
+
+def test_an_invitation_in_a_file(server: Server, tmp_path: Path) -> None:
+    """Whatever the umask, `join` takes it as it is; it is not printed, and nothing is replaced."""
+    file = tmp_path / "fra.join"
+    node = Node({"POST /v1/nodes/invite": INVITED})
+    invite = ("node", "invite", "--region", "fra", "--out", str(file))
+    before = os.umask(0o022)
+    try:
+        result = run(*invite, node=node)
+    finally:
+        os.umask(before)
+    assert result.stdout == (
+        f"the join token, good until {INVITED['expires_at']}, once, is in {file}\n"
+    )
+    assert "petsem join DIR --region fra --join-token-file" in result.stderr
+    assert TOKEN not in result.output
+    assert file.stat().st_mode & 0o777 == 0o600
+    taken = run("join", "x", "--region", "fra", "--join-token-file", str(file))
+    assert (taken.exit_code, server.asked[0][1]) == (0, TOKEN)
+
+    again = run(*invite, node=node)
+    assert again.exit_code != 0
+    assert "exists already" in again.stderr
+    file.unlink()
+    told = run(*invite, "-o", "json", node=node)
+    assert json.loads(told.stdout) == {"expires_at": INVITED["expires_at"], "file": str(file)}
 
 
 def test_an_invitation_that_is_refused() -> None:

@@ -117,7 +117,7 @@ def test_export(node: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run("log", "export", str(node), str(out))
     assert result.exit_code == 0
-    assert result.stdout == f"20 files, {sum(map(len, files)):,} bytes, are in {out}\n"
+    assert result.stdout == f"in {out}: 20 files, {sum(map(len, files)):,} bytes\n"
     assert all_files(out) == {f"{i:016x}-{i:016x}.ltx": data for i, data in enumerate(files, 1)}
     assert decode((out / f"{7:016x}-{7:016x}.ltx").read_bytes()).header.min_txid == 7
     some = tmp_path / "some"

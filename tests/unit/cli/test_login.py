@@ -10,17 +10,21 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import Result
 
 from petsem.cli import login as login_module
 from petsem.cli import tokens_discharge
 from petsem.cli.loopback import Loopback
-from petsem.tokens.text import encode_part, parse_token
+from petsem.tokens.macaroon import bind_discharge
+from petsem.tokens.text import encode_part, encode_token, parse_token
 from petsem.tokens.ticket import discharge
 from tests.unit.cli.signing_in import (
     CAVEAT_KEY,
     CODE,
+    END,
     HOUR_MS,
     RELEASE,
+    REVOKED,
     TICKET,
     TOKEN_ID,
     USER,
@@ -558,12 +562,118 @@ def test_a_sign_in_shows_nothing_of_itself(state: Path) -> None:
 
 
 def test_a_token_that_was_signed_in_before_is_replaced(state: Path) -> None:
-    """A second sign-in takes the first one's place."""
-    node = Authority()
+    """A second sign-in takes the first one's place; the same token again is not ended by that."""
+    node = Authority(way="at once")
     signed_in(state, node)
     node.session = "another"
-    signed_in(state, node)
+    result = petsem(state, node, "login", "acme")
+    assert (result.exit_code, result.stderr) == (0, "")
     assert kept(state)["session"] == "another"
+    assert not [each for each in node.requests if each.method == "DELETE"]
+
+
+def again(state: Path, node: Authority, said: Any, *args: str) -> Result:
+    """Sign in once more, with another token; the node answers `said` where the first is to end."""
+    node.way, node.token_id = "at once", "3b" * 16
+    node.said[END] = said
+    result = petsem(state, node, "login", "acme", *args)
+    assert result.exit_code == 0
+    assert kept(state)["token_id"] == node.token_id
+    return result
+
+
+def test_what_is_replaced_ends(state: Path) -> None:
+    """As `logout` ends it: whole, once, where it was made; and it is said."""
+    node = Authority()
+    signed_in(state, node)
+    before = kept(state)
+    result = again(state, node, REVOKED)
+    assert result.stderr == (
+        "the token of the sign-in before this one is revoked, and with it any service token and "
+        "boot grant that came of it\n"
+    )
+    root, made = parse_token(before["token"]).root, parse_token(before["discharge"]).root
+    assert [each.headers["authorization"] for each in node.requests if each.method == "DELETE"] == [
+        f"Bearer {encode_token(root, [bind_discharge(root, made)])}"
+    ]
+
+
+def test_what_is_replaced_is_renewed_to_end(state: Path) -> None:
+    """Who has a copy of its file could renew it too. What comes of that is kept nowhere."""
+    node = Authority()
+    signed_in(state, node)
+    node.clock.advance(3700)
+    result = again(state, node, REVOKED)
+    assert "before this one is revoked" in result.stderr
+    assert node.sessions_used == ["session-1"]
+    assert kept(state)["session"] == "session-1"
+
+
+@pytest.mark.parametrize(
+    ("said", "session", "after_s", "stderr"),
+    [
+        (
+            problem(503, "unavailable", "it is away"),
+            "session-1",
+            0,
+            "warning: the token of the sign-in before this one was not revoked: it is away; it "
+            "opens nothing after 2027-01-15T20:00:00Z\n",
+        ),
+        (
+            REVOKED,
+            None,
+            3700,
+            "the token of the sign-in before this one was not revoked; it opens nothing any more "
+            "without a new sign-in, and any service token that came of it nothing after "
+            "2027-01-15T20:00:00Z\n",
+        ),
+        (problem(403, "denied", reason="REVOKED"), "session-1", 0, ""),
+        (REVOKED, "session-1", 13 * 3600, ""),
+    ],
+)
+def test_what_is_replaced_and_does_not_end(
+    said: Any, session: str | None, after_s: float, stderr: str, state: Path
+) -> None:
+    """The new sign-in stands; what could still be used, and until when, is said."""
+    node = Authority(session=session)
+    signed_in(state, node)
+    node.clock.advance(after_s)
+    assert again(state, node, said).stderr == stderr
+
+
+def test_what_is_replaced_and_cannot_be_read(state: Path) -> None:
+    """Its token cannot be ended, which is said."""
+    node = Authority()
+    signed_in(state, node)
+    (state / "petsem" / "logins" / "acme.json").write_text("{")
+    result = again(state, node, REVOKED)
+    assert result.stderr.startswith("warning: the sign-in before this one could not be read")
+    assert "petsem token list --org acme" in result.stderr
+
+
+def test_a_node_that_was_away_while_somebody_waited(state: Path) -> None:
+    """What was completed at it may be lost: the page is to be opened again, says a remark, once."""
+    node = Authority(polls_until_ready=4)
+    away, pending = problem(503, "unavailable"), {"state": "pending"}
+    polls = [pending, away, away, pending, away, pending]
+    node.said[POLL] = polls
+    result = petsem(state, node, "login", "acme")
+    assert (result.exit_code, polls) == (0, [])
+    assert result.stderr.count("open the page again") == 1
+    node.said[POLL] = [problem(429, "limit"), pending]
+    node.polls = 0
+    assert "again" not in petsem(state, node, "login", "acme").stderr
+
+
+def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
+    """The sentence says what else can be done, before anybody signs in."""
+    place = tmp_path / "a file"
+    place.write_text("")
+    node = Authority(way="at once")
+    result = petsem(place / "state", node, "login", "acme")
+    assert (result.exit_code, node.requests) == (2, [])
+    assert result.stderr.startswith(f"petsem: cannot make {place / 'state'}: Not a directory; ")
+    assert "XDG_STATE_HOME" in result.stderr
 
 
 def test_unknown_fields_of_answers_are_ignored(state: Path) -> None:

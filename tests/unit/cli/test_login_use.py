@@ -496,11 +496,14 @@ def test_a_sign_in_in_the_place_of_another(state: Path, node: Authority) -> None
     assert node.requests == []
 
 
-def test_the_user_is_the_one_of_the_newest_discharge(state: Path, node: Authority) -> None:
-    """A renewal's answer says whom it is for."""
+def test_a_renewal_that_is_somebody_else_s(state: Path, node: Authority) -> None:
+    """It is none: the old discharge is kept, and is used while it is good."""
+    before = kept(state)
+    node.user = "bob@acme.example"
     node.clock.advance(3500)
     assert petsem(state, node, *SECRETS).exit_code == 0
-    assert kept(state)["user"] == USER
+    assert kept(state) == before
+    assert before["user"] == USER
 
 
 def test_answers_after_a_renewal_are_judged_as_ever(state: Path, node: Authority) -> None:

@@ -10,16 +10,18 @@ import pytest
 
 from petsem.tokens.macaroon import bind_discharge
 from petsem.tokens.text import encode_token, parse_token
-from tests.unit.cli.signing_in import HOUR_MS, TOKEN_ID, Authority, kept, petsem, signed_in
+from tests.unit.cli.signing_in import (
+    END,
+    HOUR_MS,
+    REVOKED,
+    Authority,
+    kept,
+    petsem,
+    signed_in,
+)
 from tests.unit.cli.support import ADDRESS, NOW_MS, TOKEN, problem
 
-REVOKED = {
-    "id": TOKEN_ID,
-    "revoked_at": "2027-01-15T08:00:00Z",
-    "position": "00000001-0000000000000009",
-    "durability": {"asked": "local", "met": True, "replicated_to": []},
-}
-END = f"DELETE /v1/orgs/acme/tokens/{TOKEN_ID}"
+ENDED = "its token is revoked, and with it any service token and boot grant that came of it\n"
 FILE = ("petsem", "logins", "acme.json")
 
 
@@ -44,7 +46,7 @@ def test_logout(state: Path, node: Authority) -> None:
     login = kept(state)
     result = petsem(state, node, "logout", env=env)
     assert (result.exit_code, result.stdout) == (0, "the sign-in to acme is forgotten\n")
-    assert result.stderr == "its token is revoked\n"
+    assert result.stderr == ENDED
     assert [str(each.url) for each in node.requests] == [f"{ADDRESS}{END.removeprefix('DELETE ')}"]
     # Whole, because only whole may it end itself: as it was minted, the discharge bound to it.
     root, made = parse_token(login["token"]).root, parse_token(login["discharge"]).root
@@ -61,7 +63,7 @@ def test_logout_says_how_far_the_revocation_is(state: Path, node: Authority) -> 
     node.said[END] = {**REVOKED, "durability": unmet}
     result = petsem(state, node, "logout")
     assert result.exit_code == 0
-    assert result.stderr.startswith("its token is revoked\nwarning: the change stands, but ")
+    assert result.stderr.startswith(f"{ENDED}warning: the change stands, but ")
 
 
 @pytest.mark.parametrize(
@@ -72,17 +74,32 @@ def test_logout_without_revoking(
     status: int, code: str, exit_code: int, state: Path, node: Authority
 ) -> None:
     """Forgotten all the same; one sentence says what was in the way and until when the token may be
-    used, and the exit code is of that. The whole token went out once."""
+    used, and the exit code is of that. The whole token went out once. Who has copied the file has
+    the session, so that is the token's end, not the discharge's."""
     node.said[END] = problem(status, code, "it is away")
     result = petsem(state, node, "logout", "acme", "-o", "json")
-    assert json.loads(result.stdout) == {"org": "acme", "revoked": False}
+    assert json.loads(result.stdout) == {"org": "acme", "revoked": False, "forgotten": True}
     assert (result.exit_code, result.stderr) == (
         exit_code,
-        "petsem: its token was not revoked: it is away; without a new sign-in it opens nothing "
-        "after 2027-01-15T09:00:00Z\n",
+        "petsem: its token was not revoked: it is away; it opens nothing after "
+        "2027-01-15T20:00:00Z\n",
     )
     assert len(node.requests) == 1
     assert not state.joinpath(*FILE).exists()
+
+
+def test_logout_without_revoking_or_a_session(state: Path, node: Authority) -> None:
+    """What nobody can renew ends with its discharge; service tokens that came of it, later."""
+    node.session = None
+    signed_in(state, node)
+    node.said[END] = problem(503, "unavailable", "it is away")
+    result = petsem(state, node, "logout")
+    assert (result.exit_code, result.stderr) == (
+        6,
+        "petsem: its token was not revoked: it is away; without a new sign-in it opens nothing "
+        "after 2027-01-15T09:00:00Z, and any service token that came of it nothing after "
+        "2027-01-15T20:00:00Z\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +141,7 @@ def test_logout_of_what_was_revoked(state: Path, node: Authority) -> None:
     """Somebody did it before, or the answer to the first call was lost: that is what was wanted."""
     node.said[END] = problem(403, "denied", reason="REVOKED")
     result = petsem(state, node, "logout")
-    assert (result.exit_code, result.stderr) == (0, "its token is revoked\n")
+    assert (result.exit_code, result.stderr) == (0, ENDED)
     assert len(node.requests) == 1
 
 
@@ -134,7 +151,7 @@ def test_logout_renews_what_is_over(state: Path, node: Authority) -> None:
     node.said[END] = REVOKED
     node.clock.advance(3700)
     result = petsem(state, node, "logout")
-    assert (result.exit_code, result.stderr) == (0, "its token is revoked\n")
+    assert (result.exit_code, result.stderr) == (0, ENDED)
     assert node.sessions_used == ["session-1"]
     node.session = None
     signed_in(state, node)
@@ -142,7 +159,8 @@ def test_logout_renews_what_is_over(state: Path, node: Authority) -> None:
     result = petsem(state, node, "logout")
     assert result.exit_code == 0
     assert result.stderr == (
-        "its token was not revoked, and opens nothing any more without a new sign-in\n"
+        "its token was not revoked; it opens nothing any more without a new sign-in, and any "
+        "service token that came of it nothing after 2027-01-15T21:01:40Z\n"
     )
     node.session = "session-9"
     signed_in(state, node)
@@ -150,8 +168,18 @@ def test_logout_renews_what_is_over(state: Path, node: Authority) -> None:
     node.said["POST /.well-known/petsem/3p"] = problem(503, "unavailable")
     result = petsem(state, node, "logout")
     assert result.exit_code == 6
-    assert "no node that you signed in at could renew the sign-in for that" in result.stderr
+    assert "the sign-in could not be renewed for that" in result.stderr
     assert not state.joinpath(*FILE).exists()
+
+
+def test_logout_when_the_session_is_over(state: Path, node: Authority) -> None:
+    """The authenticator has just said so: then a copy of the file is of no use to anybody, and what
+    is said is not the token's own end."""
+    node.said["POST /.well-known/petsem/3p"] = problem(403, "denied")
+    node.clock.advance(3700)
+    result = petsem(state, node, "logout")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("its token was not revoked; it opens nothing any more without")
 
 
 def test_logout_by_a_clock_that_is_wrong(state: Path, node: Authority) -> None:
@@ -161,23 +189,62 @@ def test_logout_by_a_clock_that_is_wrong(state: Path, node: Authority) -> None:
     over = problem(401, "unauthenticated", reason="EXPIRED", server_time_ms=later_ms)
     node.said[END] = [over, REVOKED]
     result = petsem(state, node, "logout")
-    assert (result.exit_code, result.stderr) == (0, "its token is revoked\n")
+    assert (result.exit_code, result.stderr) == (0, ENDED)
     assert node.sessions_used == ["session-1"]
     assert len(node.requests) == 3
 
 
-def test_logout_of_what_cannot_be_read(state: Path, node: Authority) -> None:
-    """A damaged sign-in is forgotten like another, and what cannot be done is an error; one that is
-    over needs no revoking."""
-    state.joinpath(*FILE).write_text("{}")
+@pytest.mark.parametrize(
+    ("text", "mode", "mends"),
+    [(None, 0o644, "chmod 600"), ("{", 0o600, "remove it"), ("{}", 0o600, "remove it")],
+)
+def test_logout_of_what_cannot_be_read(
+    text: str | None, mode: int, mends: str, state: Path, node: Authority
+) -> None:
+    """A file that is damaged or open to others may be the only whole copy of a token that lives: it
+    stays, and the sentence says that nothing was done and what to do."""
+    file = state.joinpath(*FILE)
+    text = file.read_text() if text is None else text
+    file.write_text(text)
+    file.chmod(mode)
     result = petsem(state, node, "logout", "acme")
-    assert (result.exit_code, result.stdout) == (2, "the sign-in to acme is forgotten\n")
-    assert "its token was not revoked" in result.stderr
-    assert node.requests == []
-    signed_in(state, node)
+    assert (result.exit_code, result.stdout, node.requests) == (2, "", [])
+    assert result.stderr.startswith("petsem: nothing was revoked, and nothing forgotten: ")
+    assert mends in result.stderr
+    assert file.read_text() == text
+
+
+def test_logout_of_what_is_over(state: Path, node: Authority) -> None:
+    """It needs no revoking, which is said: this machine's clock may be wrong."""
     node.clock.advance(13 * 3600)
     result = petsem(state, node, "logout", "acme")
-    assert (result.exit_code, result.stderr, node.requests) == (0, "", [])
+    assert (result.exit_code, result.stdout) == (0, "the sign-in to acme is forgotten\n")
+    assert (result.stderr, node.requests) == (
+        "its token ended at 2027-01-15T20:00:00Z by this machine's clock, and was not revoked\n",
+        [],
+    )
+
+
+@pytest.mark.parametrize("is_revoked", [True, False])
+def test_logout_that_cannot_forget(is_revoked: bool, state: Path, node: Authority) -> None:
+    """Where the directory takes no lock the file stays; the token ends all the same, or one
+    sentence says that neither was done."""
+    node.said[END] = REVOKED if is_revoked else problem(503, "unavailable", "it is away")
+    lock = state / "petsem" / "logins" / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    result = petsem(state, node, "logout")
+    left = f"the sign-in is not forgotten: cannot open {lock}: Is a directory; sign-ins need a "
+    if is_revoked:
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"{ENDED}petsem: {left}")
+    else:
+        assert result.exit_code == 6
+        assert result.stderr.startswith("petsem: its token was not revoked: it is away; ")
+        assert f"; and {left}" in result.stderr
+    assert "XDG_STATE_HOME" in result.stderr
+    assert result.stdout == ""
+    assert state.joinpath(*FILE).exists()
 
 
 def test_logout_of_which(state: Path, node: Authority) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from petsem.cli import output
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose
 from tests.unit.cli.support import Node, answer, problem, run
@@ -45,6 +46,21 @@ def test_generate_leaves_a_bad_keyring_alone(tmp_path: Path) -> None:
     file.chmod(0o600)
     assert run("keyring", "generate", "--purpose", "tokens", str(file)).exit_code == 2
     assert file.read_text() == "{}"
+
+
+def test_keyring_names_the_nodes_that_are_not_heard() -> None:
+    """Whoever promotes or retires is told, and it is no error."""
+    unknown = {**KEK, "unknown": ["fra-1", "nrt-1"]}
+    node = Node(
+        {
+            f"POST /v1/keyring/{ID}/promote": unknown,
+            f"POST /v1/keyring/{ID}/retire": {**unknown, "state": "retired"},
+        }
+    )
+    promoted = run("keyring", "promote", ID, node=node)
+    assert (promoted.exit_code, "hold the key: fra-1, nrt-1" in promoted.stderr) == (0, True)
+    retired = run("keyring", "retire", ID, "--force", node=node)
+    assert (retired.exit_code, "or are removed: fra-1, nrt-1" in retired.stderr) == (0, True)
 
 
 def test_keyring_list_promote_retire() -> None:
@@ -159,14 +175,44 @@ STATUS = {"cluster": "0c" * 16, "nodes": [NODE]}
 
 
 def test_status() -> None:
-    """One line a node, problems included; unknown lag is no 0."""
+    """One line a node, and what is wrong with it on lines of its own below; unknown lag is no 0."""
     behind = {**NODE, "lag_transactions": None, "lag_ms": None, "last_error": None, "warnings": []}
     node = Node({"GET /v1/status": {**STATUS, "nodes": [NODE, behind]}})
-    lines = run("status", node=node).stdout.splitlines()
-    assert "0 tx, 1.5 s" in lines[1]
-    assert lines[1].endswith("keyring in data directory; disk slow")
-    assert "  -  " in lines[2]
+    assert run("status", node=node).stdout.splitlines() == [
+        "NODE   REGION  ROLE    READY  EPOCH  POSITION  LAG          VERSION",
+        "ams-1  ams     leader  yes    2      2-9       0 tx, 1.5 s  0.1.0",
+        "ams-1  ams     leader  yes    2      2-9       -            0.1.0",
+        "",
+        "ams-1: keyring in data directory",
+        "ams-1: disk slow",
+    ]
     assert node.scopes[0][:-1] == ["action = nodes:read"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_status_in_80_columns(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """A node that is far behind takes one line too, its checksum left out."""
+    far = {
+        **NODE,
+        "node": "fra-5d6c7b8a",
+        "role": "replica",
+        "region": "fra",
+        "epoch": 12,
+        "position": "0000000c-0000000000001a3f-8877665544332211",
+        "lag_transactions": 12_041,
+        "lag_ms": 17_300,
+        "source": "ams-25d0eb34",
+        "last_error": "this sentence is far too long for a cell of a table, and so it is below it",
+    }
+    monkeypatch.setattr(output, "stdout_is_tty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    node = Node({"GET /v1/status": {**STATUS, "nodes": [far]}})
+    lines = [line.rstrip() for line in run("status", node=node).stdout.splitlines()]
+    row = "fra-5d6c7b8a fra replica yes 12 c-1a3f 12,041 tx, 17 s 0.1.0"
+    assert lines[1].split() == row.split()
+    assert lines[2:4] == ["", "fra-5d6c7b8a: keyring in data directory"]
+    assert " ".join(lines[4:]) == f"fra-5d6c7b8a: {far['last_error']}"
+    assert max(map(len, lines[:4])) <= 80
 
 
 def test_watch_goes_on_through_failures_until_interrupted(
@@ -185,7 +231,7 @@ def test_watch_goes_on_through_failures_until_interrupted(
     node = Node({"GET /v1/status": [ok, problem(500, "internal", "broken"), ok]})
     result = run("status", "--watch", "--interval", "7", node=node)
     assert result.exit_code == 0
-    assert result.stdout.count("ams-1") == 2
+    assert result.stdout.count("NODE") == 2
     assert result.stderr == "petsem: broken\n"
     assert pauses == [7, 7, 7]
 

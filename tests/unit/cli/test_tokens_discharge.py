@@ -139,6 +139,22 @@ def test_of_a_sign_in_whose_session_is_over(tmp_path: Path) -> None:
     assert result.stdout == f"{kept(tmp_path)['token']},{kept(tmp_path)['discharge']}\n"
 
 
+def test_of_a_sign_in_by_somebody_else(tmp_path: Path) -> None:
+    """Another person's discharge opens nothing with this token: it is not kept or printed, and the
+    sentence says whose is whose."""
+    node = Authority(session=None)
+    signed_in(tmp_path, node)
+    before = kept(tmp_path)
+    node.user = "bob@acme.example"
+    result = petsem(tmp_path, node, *DISCHARGE)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.splitlines()[-1] == (
+        "petsem: bob@acme.example has signed in, and the sign-in to acme is that of "
+        "ada@acme.example; sign in as that person, or begin anew with: petsem login acme"
+    )
+    assert kept(tmp_path) == before
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
 def test_refusals(status: int, tmp_path: Path) -> None:
     """The node's sentence; no ticket, token or secret."""

@@ -8,20 +8,23 @@ import pytest
 from petsem.clock import ManualClock
 from petsem.errors import Code, PetsemError
 from petsem.model import Kind, Position
+from petsem.server.rpc.errors import grpc_error
+from petsem.server.stale import leader_unheard
 from petsem.tokens.text import parse_token
 from petsem.wire import petsem_pb2 as pb
 from petsem_client.asking import AskSession, FeedSession, parse_news
-from petsem_client.failures import failure_of
+from petsem_client.failures import Failure, failure_of
 from petsem_client.feed import Feed, News
 from petsem_client.replies import BrokenReply
 from petsem_client.session import Send
 from petsem_client.shared import Shared
 from petsem_client.tour import Pause
-from petsem_client.verdicts import Answers, parse_answers
+from petsem_client.verdicts import Answers, Question, parse_answers
 from tests.unit.client.far_end import A, B, FarEnd, token
 from tests.unit.client.verifier_end import READ, Verifier
 
 STATUS = grpc.StatusCode
+BUSY = failure_of(STATUS.RESOURCE_EXHAUSTED, "busy", ())
 RESET = failure_of(STATUS.UNAVAILABLE, "connection reset", ())
 NONCE = b"n" * 16
 
@@ -198,6 +201,51 @@ def test_an_ask_is_narrowed_to_its_org_and_a_minute() -> None:
     found = session.answered(reply.SerializeToString())
     assert isinstance(found, Answers)
     assert found.answers[0].verdict.allowed
+
+
+def unheard() -> Failure:
+    """What a node says whose leader is away, as it arrives."""
+    return failure_of(*grpc_error(leader_unheard(Position(1, 30), 40_000, 30), 0))
+
+
+def asking(clock: ManualClock, bound_s: int | None = None) -> AskSession:
+    """A session at two nodes, A first."""
+    verifier = Verifier()
+    question = verifier.state.ask(verifier.node.issue().text, READ, bound_s)
+    assert isinstance(question, Question)
+    shared = Shared.of([A, B], token=token(), clock=clock, timeout_s=10.0, attempt_timeout_s=1.5)
+    return AskSession(shared, "acme", [question], batch=False, timeout_s=None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(unheard(), unheard()), (unheard(), RESET), (RESET, unheard())]
+)
+def test_a_leader_that_is_away(first: Failure, second: Failure) -> None:
+    """Once everyone was asked, a call does not wait for its end to say what it knows."""
+    session = asking(ManualClock())
+    session.start()
+    assert str(sent(session.failed(first)).endpoint) == B
+    with pytest.raises(PetsemError) as refused:
+        session.failed(second)
+    assert (refused.value.code, refused.value.detail.reason) == (Code.STALE, "LEADER_UNHEARD")
+
+
+@pytest.mark.parametrize(
+    ("failures", "bound_s"),
+    [
+        ((RESET, RESET), None),
+        ((unheard(), BUSY), None),
+        ((unheard(), unheard()), 2),
+    ],
+)
+def test_what_may_change_is_asked_for_again(
+    failures: tuple[Failure, Failure], bound_s: int | None
+) -> None:
+    """Nodes that are away or busy; and a bound that is passed between two signs of life."""
+    session = asking(ManualClock(), bound_s)
+    session.start()
+    session.failed(failures[0])
+    assert isinstance(session.failed(failures[1]), Pause)
 
 
 def test_an_answer_that_is_about_something_else() -> None:

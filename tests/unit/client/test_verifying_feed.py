@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from petsem.errors import Code, PetsemError
+from petsem_client import heard_revocations
 from petsem_client.replies import BrokenReply
 from petsem_client.verifying import ASK_AGAIN_S
 from tests.unit.client.verifier_end import Verifier, why
@@ -37,13 +41,13 @@ def test_a_copy_that_was_asked_about_itself() -> None:
 
 
 def test_an_answer_from_before_a_revocation_that_was_heard() -> None:
-    """It was computed first and comes second: it is given, and not remembered."""
+    """It was computed first and comes second: what the feed has said counts."""
     verifier = Verifier()
     token = verifier.node.issue()
     question = verifier.question(token.text)
     answer = verifier.answer(question)
     verifier.hear(verifier.node.revoke(token))
-    assert verifier.state.learned(question, answer).allowed
+    assert why(verifier.state.learned(question, answer))[:2] == (False, "REVOKED")
     assert why(verifier.ask(token.text))[:2] == (False, "REVOKED")
 
 
@@ -72,6 +76,53 @@ def test_a_node_that_is_behind_the_feed() -> None:
     assert [verifier.asked(token.text)[1] for _ in range(2)] == [True, True]
     verifier.node.txid += 1
     assert [verifier.asked(token.text)[1] for _ in range(2)] == [True, False]
+
+
+def test_a_node_that_has_not_heard_of_a_revocation() -> None:
+    """The feed told it, and the next call lands on a node that lags: the token and a copy that
+    nobody has seen are refused there too, also with the feed silent or begun anew; others not."""
+    verifier = Verifier()
+    token, other = verifier.node.issue(), verifier.node.issue()
+    assert verifier.ask(token.text).allowed
+    told = verifier.node
+    behind = dataclasses.replace(told, revoked={}, lag_ms=25_000)
+    verifier.hear(told.revoke(token))
+    verifier.node = behind
+
+    def refused() -> None:
+        for text in (token.text, token.narrowed("app = web")):
+            assert why(verifier.ask(text))[:2] == (False, "REVOKED")
+        assert verifier.ask(other.text).allowed
+
+    refused()
+    verifier.clock.advance(verifier.state.feed_timeout_s + 1)
+    refused()
+    verifier.state.lost()
+    verifier.state.opened()
+    behind.lag_ms = 0
+    verifier.hear(behind.heartbeat())
+    refused()
+
+
+def test_more_revocations_than_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what was forgotten nothing is allowed by a node that may not know it, whoever asks; one
+    that is past it decides."""
+    monkeypatch.setattr(heard_revocations, "GENERATION_MAX", 2)
+    verifier = Verifier()
+    tokens = [verifier.node.issue() for _ in range(6)]
+    told = verifier.node
+    before = dataclasses.replace(told, revoked={})
+    for token in tokens[:5]:
+        verifier.hear(told.revoke(token))
+    verifier.node = before
+    assert [why(verifier.ask(token.text))[1] for token in tokens[2:5]] == ["REVOKED"] * 3
+    for token in (*tokens[:2], tokens[5]):
+        with pytest.raises(PetsemError) as refused:
+            verifier.ask(token.text)
+        assert refused.value.code is Code.STALE
+    before.revoked = {token.nonce: 1 for token in tokens[:2]}
+    before.txid += 3
+    assert [verifier.ask(token.text).allowed for token in tokens] == [False] * 5 + [True]
 
 
 def test_signs_of_life_do_not_stop_remembering() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from petsem.crypto.keys import random_id
+from petsem.errors import PetsemError
 from petsem.model import Kind
 from petsem.server import policy
 from petsem.server.principal import Names
@@ -57,8 +58,10 @@ async def test_an_orgs_key_acts_in_its_org_only_whatever_its_caveats_say(node: R
 
 
 async def test_a_route_without_an_org_is_not_an_orgs(node: Running) -> None:
-    """A request that names no org needs the cluster key."""
+    """A request that names no org needs the cluster key; who has another is told to name one."""
     token = await node.org_token()
+    with pytest.raises(PetsemError, match=r"no org was named; name its org, as with --org ORG"):
+        node.principal(policy.TOKENS_LIST, Names(), token)
     assert ask(node, token, policy.TOKENS_LIST, Names()) == (DENIED, "WRONG_ORG", None)
     assert ask(node, node.operator, policy.TOKENS_LIST, Names()) == "allowed"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from petsem.crypto.keys import Purpose
@@ -336,8 +338,8 @@ def test_no_place_for_the_copy(furnished: Cluster, tmp_path: Path) -> None:
         ("UPDATE epochs SET first_txid = 1", "the epochs do not follow each other in TXID"),
         ("DELETE FROM epochs", "does not say at which position"),
         ("DELETE FROM position", "does not say at which position"),
-        ("UPDATE tokens SET txid = 999", "1 tokens are of a position"),
-        ("UPDATE idempotency SET epoch = 7", "2 requests are of a position"),
+        ("UPDATE tokens SET txid = 999", "tokens of a position"),
+        ("UPDATE idempotency SET epoch = 7", "has not reached: 2"),
         ("UPDATE apps SET secrets = 9 WHERE id = 1", "the current secrets of acme/web are not as"),
         ("UPDATE apps SET size = 9 WHERE id = 3", "the current secrets of beta/api are not as"),
         ("DELETE FROM versions WHERE app = 1 AND version = 2", "versions of acme/web are not all"),
@@ -392,6 +394,23 @@ def test_a_damaged_page_is_a_problem_and_no_crash(furnished: Cluster) -> None:
     report = look(furnished)
     assert results(report)["integrity"] is Result.PROBLEM
     assert results(report)["root keys"] is Result.OK
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_damaged_page_1_is_a_problem(furnished: Cluster, running: bool) -> None:
+    """The report says what is wrong and what to do, which is not another check; and the rest is
+    looked at."""
+    with furnished.stopped() as db:
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    with furnished.datadir.database.open("r+b") as file:
+        file.write(b"\xff" * 100)
+    with furnished.datadir.lock() if running else contextlib.nullcontext():
+        report = look(furnished)
+    assert not report.ok
+    (problem,) = {message for message in report.problems if "damaged" in message}
+    assert "a replica takes a snapshot from another node" in problem
+    assert "petsem check" not in problem
+    assert results(report)["log"] is Result.OK
 
 
 def test_what_is_no_database_is_a_problem(furnished: Cluster) -> None:

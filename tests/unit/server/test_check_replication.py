@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,24 @@ def test_a_replica_whose_log_is_behind_is_a_problem(stopped: Cluster) -> None:
     as_replica(stopped)
     ((result, message),) = told(look(stopped), "database and log")
     assert (result, "a replica's log is never behind" in message) == (Result.PROBLEM, True)
+
+
+@pytest.mark.parametrize("replica", [True, False])
+def test_a_log_that_is_not_there_is_a_problem(stopped: Cluster, replica: bool) -> None:
+    """Whoever deleted the directory is told, on either kind of node."""
+    if replica:
+        as_replica(stopped)
+    shutil.rmtree(stopped.datadir.log)
+    report = look(stopped)
+    assert not report.ok
+    ((result, message),) = told(report, "log")
+    assert (result, "ltx/ is not there" in message) == (Result.PROBLEM, True)
+
+
+def test_a_log_that_is_emptied_under_a_running_node_is_a_problem(stopped: Cluster) -> None:
+    """A leader that runs has a log, always."""
+    for path in stopped.datadir.log.iterdir():
+        path.unlink()
+    with stopped.datadir.lock():
+        ((result, message),) = told(look(stopped), "database and log")
+    assert (result, "its files were deleted" in message) == (Result.PROBLEM, True)

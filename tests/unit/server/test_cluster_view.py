@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from petsem import limits
 from petsem.clock import ManualClock
 from petsem.model import Position, Role
 from petsem.server.cluster_view import ClusterView
@@ -75,3 +76,19 @@ def test_silence_before_a_restart_counts() -> None:
     view.leader_heard(Position(1, 4), ago_ms=0, epoch_seen=1)
     view.remember_leader(5)
     assert (view.lag_ms(), view.leader_seen_ms_ago()) == (0, 0)
+
+
+def test_what_is_heard_of_is_believed_within_bounds() -> None:
+    """A promotion goes beyond it, and the others have to believe that too."""
+    _, view = replica()
+    view.heard_of(4)
+    assert view.epoch_seen == 4
+    view.knows(7)
+    assert (view.epoch_known, view.epoch_seen) == (7, 7)
+    view.heard_of(9)
+    view.heard_of(8)
+    assert view.epoch_seen == 9
+    for _ in range(3):
+        view.heard_of(limits.EPOCH_MAX)
+        assert view.epoch_seen == 7 + limits.EPOCHS_AHEAD_MAX
+    assert view.epoch_known == 7

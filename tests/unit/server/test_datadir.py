@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -14,7 +15,7 @@ from petsem.server.datadir import DataDir, NodeIdentity, NodeState, check_region
 from petsem.server.files import FileOps
 
 IDENTITY = NodeIdentity("0123456789abcdef", bytes(range(16)), "ams")
-STATE = NodeState("leader", 7, "0123456789abcdef", 2**64 - 1, 1_800_000_000_000)
+STATE = NodeState("leader", 7, "0123456789abcdef", 2**64 - 1, 1_800_000_000_000, "closed")
 
 
 @pytest.fixture
@@ -103,6 +104,27 @@ def test_identity_and_state_come_back_as_written(datadir: DataDir) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_promotion_that_is_not_finished_comes_back(datadir: DataDir) -> None:
+    """What it is to be undone to is there only until then."""
+    unfinished = dataclasses.replace(STATE, undo_epoch=3, undo_leader="fra-1")
+    datadir.write_state(unfinished)
+    assert datadir.read_state() == unfinished
+    datadir.write_state(STATE)
+    assert b"undo" not in datadir.state_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"bound_epoch": 2**32}, {"undo_epoch": 2**32}, {"synced_txid": -1}]
+)
+def test_a_state_that_could_not_be_read_again_is_not_written(
+    datadir: DataDir, changed: dict[str, int]
+) -> None:
+    """Whoever asked for it hears so, and the node starts again."""
+    state = dataclasses.replace(STATE, **changed)  # type: ignore[arg-type]
+    message_of(lambda: datadir.write_state(state), Code.INVALID)
+    assert datadir.read_state() == STATE
+
+
 def test_an_identity_is_written_once(datadir: DataDir) -> None:
     """A second init over a node would orphan its data."""
     message_of(lambda: datadir.write_identity(IDENTITY), Code.CONFLICT)
@@ -122,7 +144,7 @@ def test_state_that_cannot_be_written_leaves_the_old(datadir: DataDir) -> None:
 
 GOOD_STATE = (
     '{"role":"leader","bound_epoch":1,"bound_leader":null,"synced_txid":null,'
-    '"leader_heard_ms":null}'
+    '"leader_heard_ms":null,"whole_in":null}'
 )
 
 
@@ -150,6 +172,7 @@ GOOD_STATE = (
         GOOD_STATE.replace('"synced_txid":null', '"synced_txid":-1'),
         GOOD_STATE.replace('"synced_txid":null', '"synced_txid":18446744073709551616'),
         GOOD_STATE.replace('"leader_heard_ms":null', '"leader_heard_ms":NaN'),
+        GOOD_STATE.replace('"whole_in":null', '"whole_in":"yesterday"'),
     ],
 )
 def test_a_state_that_was_not_written_by_us_is_refused(datadir: DataDir, text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from petsem import limits
 from petsem.errors import Code, PetsemError
 from petsem.model import Position
 from petsem.server import leadership, sql
@@ -188,3 +189,54 @@ async def test_a_node_starts_on_a_full_disk_and_serves_reads(tmp_path: Path) -> 
         await running.patch({"B": "beta"})
     assert refused.value.code is Code.UNAVAILABLE
     await node.stop()
+
+
+def test_a_promotion_leaves_room_for_an_old_leader(site: Site, db: apsw.Connection) -> None:
+    """Which begins the next number at each start: the promoted one is far beyond all that is known,
+    and what the node was bound to before is there until it leads."""
+    state = dataclasses.replace(site.datadir.read_state(), role="replica", synced_txid=1)
+    for known, beyond in ((1, 0), (1, 7), (9, 7)):
+        site.datadir.write_state(dataclasses.replace(state, bound_epoch=known, bound_leader="x-1"))
+        epoch = read_position(db).epoch
+        highest = max(known, beyond, epoch)
+        at = open_epoch(db, site.datadir, "ams-1", 1_000, ADDRESSES, beyond=beyond)
+        assert at.epoch == highest + limits.EPOCHS_SKIPPED
+        now = site.datadir.read_state()
+        assert (now.role, now.bound_epoch, now.bound_leader) == ("leader", at.epoch, "ams-1")
+        assert (now.synced_txid, now.undo_epoch, now.undo_leader) == (None, known, "x-1")
+        # Tried again before it is settled: it is undone to the same.
+        again = open_epoch(db, site.datadir, "ams-1", 1_000, ADDRESSES, beyond=beyond)
+        assert again.epoch == at.epoch + 1
+        assert site.datadir.read_state().undo_epoch == known
+        leadership.settle(site.datadir)
+        assert site.datadir.read_state().undo_epoch is None
+
+
+def test_an_unfinished_promotion_is_undone(site: Site) -> None:
+    """The node is bound to what it was, unless its data is of the new epoch; one that had led stays
+    bound to what it led in."""
+    begun = dataclasses.replace(
+        site.datadir.read_state(), bound_epoch=1_030, undo_epoch=6, undo_leader="x-1"
+    )
+    for state, at, bound in (
+        (begun, Position(5, 9), (6, "x-1")),
+        (begun, Position(1_030, 10), (1_030, begun.bound_leader)),
+        (dataclasses.replace(begun, undo_epoch=None), Position(5, 9), (1_030, begun.bound_leader)),
+    ):
+        site.datadir.write_state(state)
+        leadership.as_replica(site.datadir, at)
+        found = site.datadir.read_state()
+        assert (found.bound_epoch, found.bound_leader) == bound
+        assert (found.role, found.synced_txid) == ("replica", at.txid)
+        assert (found.undo_epoch, found.undo_leader) == (None, None)
+
+
+def test_there_is_an_end_to_epochs(site: Site, db: apsw.Connection) -> None:
+    """The last one may be used; after it the start is refused in a sentence, with nothing bound."""
+    state = dataclasses.replace(site.datadir.read_state(), bound_epoch=limits.EPOCH_MAX - 1)
+    site.datadir.write_state(state)
+    assert start(site, db).epoch == limits.EPOCH_MAX
+    with pytest.raises(PetsemError) as refused:
+        start(site, db)
+    assert refused.value.code is Code.CONFLICT
+    assert site.datadir.read_state().bound_epoch == limits.EPOCH_MAX

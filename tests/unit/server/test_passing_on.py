@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 
@@ -14,10 +17,14 @@ from petsem.errors import Code, PetsemError, unavailable
 from petsem.model import Position
 from petsem.server import passing_on
 from petsem.server.datadir import DataDir
+from petsem.server.forward import NO_LEADER_HEADER, NoLeader
 from petsem.server.principal import Request
+from petsem.server.replication import REMOVED
 from petsem.server.rpc.connect import connect_app
 from petsem.server.rpc.methods import Methods
 from petsem.server.service import waiting
+from petsem.tokens.identifier import Identifier
+from petsem.tokens.text import encode_token, parse_token
 from petsem.wire import petsem_pb2 as pb
 from tests.support.following import Line, doors, follow
 from tests.support.patience import PATIENCE_S
@@ -231,6 +238,107 @@ async def test_a_new_token_is_not_called_unknown(pair: Pair) -> None:
     assert (await pair.replica.ask("GET", SECRETS, token=token)).error == (412, "stale", None)
 
 
+class Asked:
+    """A batch at a replica, at both doors: for each answer whether it allows, or the reason, and
+    who gave it; and the batches that went upstream."""
+
+    def __init__(self, pair: Pair, *tokens: str) -> None:
+        self.pair = pair
+        self.tokens = tokens
+        self.access = {"org": "acme", "action": "web:deploy"}
+
+    async def over_http(self) -> list[tuple[bool | str, str]]:
+        questions = [{"token": token, "access": self.access} for token in self.tokens]
+        replica, path = self.pair.replica, "/v1/tokens/verify-batch"
+        found = await replica.done("POST", path, body={"requests": questions})
+        return [(a["allowed"] or a["reason"], a["freshness"]["source"]) for a in found["responses"]]
+
+    async def over_rpc(self) -> list[tuple[bool | str, str]]:
+        methods, request = (
+            Methods(self.pair.replica.node),
+            Request(self.pair.replica.operator, PEER),
+        )
+        questions = [pb.VerifyRequest(token=token, access=self.access) for token in self.tokens]
+        raw = await methods.verify_batch(request, pb.VerifyBatchRequest(requests=questions))
+        return [
+            (answer.allowed or answer.reason, pb.Source.Name(answer.freshness.source).lower())
+            for answer in pb.VerifyBatchResponse.FromString(raw).responses
+        ]
+
+    def passed_on(self) -> list[list[str]]:
+        bodies = [each.body for each in self.pair.line.asked]
+        if not bodies:
+            return []
+        over_http, over_rpc = bodies
+        return [
+            [each["token"] for each in json.loads(over_http)["requests"]],
+            [each.token for each in pb.VerifyBatchRequest.FromString(over_rpc).requests],
+        ]
+
+
+async def test_of_a_batch_only_what_is_in_doubt_is_passed_on(pair: Pair) -> None:
+    """A token that is newer than this node is asked about alone; the others are answered here, and
+    stay answered where nobody can be asked."""
+    old = pair.replica.operator
+    new = await pair.leader.mint("action = web:deploy")
+    asked = Asked(pair, old, new, "nonsense")
+    expected = [(True, "disk"), (True, "upstream"), ("MALFORMED", "disk")]
+    assert [await asked.over_http(), await asked.over_rpc()] == [expected] * 2
+    assert asked.passed_on() == [[new]] * 2
+    expected[1] = ("NOT_KNOWN_YET", "disk")
+    for cut in ("failure", "connected"):
+        if cut == "failure":
+            pair.line.failure = GONE
+        else:
+            pair.line.connected = False
+        assert [await asked.over_http(), await asked.over_rpc()] == [expected] * 2
+    question = {"token": new, "access": asked.access}
+    alone = await pair.replica.ask("POST", "/v1/tokens/verify", body=question)
+    assert alone.error == (412, "stale", None)
+
+
+async def test_an_upstream_that_refuses_the_asker(pair: Pair) -> None:
+    """It has heard that the asker's token ended; that is no answer to his questions."""
+    new = await pair.leader.mint("action = web:deploy")
+    asked = Asked(pair, pair.replica.operator, new)
+    pair.line.app = doors(_unauthenticated, _unauthenticated)
+    expected = [(True, "disk"), ("NOT_KNOWN_YET", "disk")]
+    assert [await asked.over_http(), await asked.over_rpc()] == [expected] * 2
+
+
+async def test_a_token_of_a_time_that_cannot_be(pair: Pair) -> None:
+    """A made-up one that claims to be newer than the cluster: no trip upstream, neither of one that
+    asks nor of one that is asked about, however it lies."""
+    node = pair.replica.node
+    have = node.writer.position
+    node.freshness.view.leader_heard(have, ago_ms=0, epoch_seen=have.epoch)
+    root = parse_token(pair.replica.operator).root
+    real = Identifier.parse(root.identifier)
+
+    def made_up(epoch: int, txid: int) -> str:
+        claim = dataclasses.replace(real, root_key_id=bytes(16), epoch=epoch, txid=txid)
+        return encode_token(dataclasses.replace(root, identifier=claim.encode()))
+
+    late, far = made_up(have.epoch, 2**63), made_up(2**32 - 1, have.txid)
+    asked = Asked(pair, pair.replica.operator, late, far)
+    expected = [(True, "disk"), *[("UNKNOWN_KEY", "disk")] * 2]
+    assert [await asked.over_http(), await asked.over_rpc()] == [expected] * 2
+    for token in (late, far):
+        answer = await pair.replica.ask("GET", SECRETS, token=token)
+        assert answer.error == (401, "unauthenticated", "UNKNOWN_KEY")
+    assert pair.line.asked == []
+    # What may have come since the leader was heard is asked about.
+    soon = made_up(have.epoch + 1_024, have.txid + 1)
+    answer = await pair.replica.ask("GET", SECRETS, token=soon)
+    assert answer.error == (401, "unauthenticated", "UNKNOWN_KEY")
+    assert len(pair.line.asked) == 1
+
+
+async def _unauthenticated(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 401, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
 async def test_a_node_without_data_asks_upstream_for_everything(pair: Pair) -> None:
     """All but what is about itself."""
     pair.lose_data()
@@ -269,6 +377,51 @@ async def test_a_node_without_data_opens_no_streams(pair: Pair) -> None:
         with pytest.raises(PetsemError) as refused:
             await anext(stream)
         assert refused.value.code is Code.UNAVAILABLE
+
+
+async def test_a_node_that_was_removed_answers_nothing(pair: Pair) -> None:
+    """No value, no list, no verdict and no write, not from its disk and not from another; what
+    was being watched ends. It says so itself, and takes no promotion."""
+    node = pair.replica.node
+    methods, request = Methods(node), Request(pair.replica.operator, PEER)
+    watching = methods.watch(request, pb.WatchRequest(org="acme", app="web"))
+    feed = methods.watch_revocations(request, pb.WatchRevocationsRequest())
+    await anext(watching)
+    await anext(feed)
+    node.view.removed = REMOVED
+    node.changes.publish_all()
+    access = {"org": "acme", "action": "web:deploy"}
+    question = pb.VerifyRequest(token=pair.replica.operator, access=access)
+    asked = [
+        anext(watching),
+        anext(feed),
+        pair.fetch(pair.replica.operator),
+        methods.verify(request, question),
+        methods.verify_batch(request, pb.VerifyBatchRequest(requests=[question])),
+        methods.watch(request, pb.WatchRequest(org="acme", app="web")).__anext__(),
+    ]
+    for each in asked:
+        with pytest.raises(PetsemError, match="removed from the cluster") as refused:
+            await each
+        assert refused.value.code is Code.UNAVAILABLE
+    with pytest.raises(PetsemError, match="removed from the cluster"):
+        node.verification.verify(request, [])
+    body = {"token": pair.replica.operator, "access": access}
+    for method, path, sent in (
+        ("GET", VALUES, None),
+        ("GET", SECRETS, None),
+        ("PATCH", SECRETS, {"set": {"C": "gamma"}}),
+        ("POST", "/v1/tokens/verify", body),
+    ):
+        answer = await pair.replica.ask(method, path, body=sent)
+        assert (answer.status, answer.json["message"]) == (503, REMOVED), path
+    assert pair.line.asked == []
+    answer = await pair.replica.ask("GET", "/readyz")
+    assert answer.json["details"]["reasons"] == [REMOVED]
+    (own,) = (await pair.replica.get("/v1/status"))["nodes"]
+    assert (own["ready"], own["warnings"][0]) == (False, REMOVED)
+    with pytest.raises(PetsemError, match="removed from the cluster"):
+        await node.roles.promote(node.identity.node_id, force=True)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +473,28 @@ async def test_a_chain_passes_on_what_it_gets(pair: Pair) -> None:
     assert "petsem-position" in {header.name for header in response.headers}
     (asked,) = pair.line.asked
     assert (asked.client_ip, asked.client_region, asked.hops) == ("198.51.100.9", "fra", 2)
+
+
+async def test_a_chain_that_leads_to_nobody(pair: Pair) -> None:
+    """The node before is told that nothing has happened, so that it may ask another; a client is
+    told what is so, and nothing for nodes."""
+    pair.line.failure = NoLeader("the leader ams-1 cannot be reached from this node")
+    middle = Line(doors(pair.replica.app, connect_app(pair.replica.node)))
+    request = pb.ForwardRequest(
+        method="PATCH",
+        path=SECRETS,
+        headers=[
+            pb.Header(name="authorization", value=f"Bearer {pair.replica.operator}"),
+            pb.Header(name="content-type", value="application/json"),
+        ],
+        body=b'{"set":{"C":"gamma"}}',
+    )
+    response = await middle.forward(request, 1.0)
+    assert response.status == 503
+    assert NO_LEADER_HEADER.decode() in {header.name for header in response.headers}
+    answer = await pair.replica.ask("PATCH", SECRETS, body={"set": {"C": "gamma"}})
+    assert (answer.status, answer.json["message"]) == (503, pair.line.failure.message)
+    assert NO_LEADER_HEADER.decode() not in answer.headers
 
 
 async def test_on_the_leader_nothing_is_passed_on(pair: Pair) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Awaitable
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
@@ -15,6 +16,8 @@ from petsem.clock import rfc3339
 from petsem.crypto import aead
 from petsem.errors import Code, PetsemError
 from petsem.sso.answers import Asked, Discharged, Interactive, Waiting
+from petsem.sso.sealing import parse
+from petsem.sso.session import TEXT_MAX_CHARS, open_session
 from tests.support.oidc import EvilProvider
 from tests.unit.sso.world import URL, Requester, World, query_of
 
@@ -416,6 +419,16 @@ async def test_a_renewal_for_somebody_else(world: World, claims: dict[str, objec
     session = await _session(world, ticket)
     world.provider.claims = claims
     assert await refused(world.renew(ticket, session)) is Code.INVALID
+
+
+async def test_a_session_from_when_addresses_kept_their_case(world: World) -> None:
+    """It goes on for the token that it is of, which names the person in that case."""
+    ticket = world.ticket()
+    old = open_session(parse(await _session(world, ticket), TEXT_MAX_CHARS), world.acme)
+    session = replace(old, email="Ana@example.com").seal(world.acme)
+    found = await world.renew(ticket, session)
+    assert isinstance(found, Discharged)
+    assert world.caveats(ticket, found)[0] == "user = Ana@example.com"
 
 
 async def test_a_session_is_for_one_ticket(world: World) -> None:

@@ -32,7 +32,7 @@ def test_reasons_are_the_published_set() -> None:
     """Other programs compare these names."""
     assert " ".join(Reason) == (
         "MALFORMED TRUNCATED BAD_SIGNATURE UNKNOWN_KEY WRONG_CLUSTER WRONG_ORG NOT_ISSUED REVOKED "
-        "EXPIRED NOT_YET_VALID CAVEAT DISCHARGE_MISSING DISCHARGE_INVALID"
+        "EXPIRED NOT_YET_VALID CAVEAT DISCHARGE_MISSING DISCHARGE_INVALID NOT_KNOWN_YET"
     )
 
 

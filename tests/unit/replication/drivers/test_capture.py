@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from petsem.replication.drivers.log_files import LogOps
 from petsem.replication.image import PAGE_SIZE
-from petsem.replication.steps import CAPTURE
+from petsem.replication.steps import CAPTURE, LOG_SYNC
 from tests.support.capturing import Leader
 from tests.support.rebuilt import wal_of
 
@@ -295,6 +296,55 @@ def test_a_failed_sync_at_the_end_of_a_segment(tmp_path: Path, disk: Disk) -> No
     disk.refused = set()
     leader.capture.write(merged=False)
     leader.look()
+    leader.close()
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_the_log_is_deleted_while_it_is_written(leader: Leader, when: str) -> None:
+    """It begins anew where it ended, without a snapshot: nothing that the database has is missing
+    from the two together, and the next start finds it in order."""
+    leader.write(insert(2))
+    leader.capture.write(merged=False)
+    if when == "before":
+        shutil.rmtree(leader.log_directory)
+        leader.write(insert(2))
+    else:
+        leader.write(insert(2))
+        leader.capture.write(merged=False)
+        shutil.rmtree(leader.log_directory)
+    assert leader.capture.before_checkpoint(leader.rig.counted())
+    assert leader.anew == ["its files were deleted"]
+    leader.write(insert(1))
+    leader.capture.write(merged=False)
+    log = leader.capture.log
+    base = leader.txid - (2 if when == "before" else 1)
+    assert (log.base and log.base.txid, log.end and log.end.txid) == (base, leader.txid)
+    leader.checkpoint()
+    leader.crash()
+    leader.rig.close()
+    leader.rig = type(leader.rig)(leader.directory)
+    leader.start(1)
+    assert len(leader.anew) == 1
+    list(leader.capture.scan())
+
+
+def test_the_log_is_deleted_just_before_it_is_synced(tmp_path: Path) -> None:
+    """The checkpoint waits for a log that is there."""
+    doomed = [tmp_path / "ltx"]
+
+    def reached(step: str) -> None:
+        if step == LOG_SYNC and armed:
+            shutil.rmtree(doomed.pop(), ignore_errors=True) if doomed else None
+
+    armed = False
+    leader = Leader(tmp_path, reached=reached)
+    leader.commit(TABLE)
+    leader.start(1)
+    armed = True
+    leader.write(insert(2))
+    assert leader.capture.before_checkpoint(leader.rig.counted())
+    assert (doomed, leader.anew) == ([], ["its files were deleted"])
+    assert not leader.capture.log.is_deleted(every_file=True)
     leader.close()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from petsem.model import Position
 from petsem.replication.drivers.log import TransactionLog
 from petsem.replication.drivers.log_files import LogOps
+from petsem.replication.drivers.log_types import LogDeleted
 from petsem.replication.ltx import peek_header
 from petsem.replication.segment import HEADER_BYTES
 from petsem.replication.steps import LOG_APPEND, LOG_CUT, LOG_SYNC, SEGMENT_CHANGE
@@ -539,3 +541,67 @@ def test_the_power_fails(tmp_path: Path, seed: int) -> None:
         owner.check(owner.log)
         assert owner.log.synced == owner.log.end
         assert not (tmp_path / "quarantine").exists()
+
+
+def deleted(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def emptied(directory: Path) -> None:
+    for path in segment_files(directory):
+        path.unlink()
+
+
+def moved_away(directory: Path) -> None:
+    directory.rename(directory.with_name("elsewhere"))
+
+
+def replaced(directory: Path) -> None:
+    """By a copy, which does not grow with what is appended."""
+    moved_away(directory)
+    shutil.copytree(directory.with_name("elsewhere"), directory)
+
+
+@pytest.mark.parametrize("harm", [deleted, emptied, moved_away, replaced])
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_log_whose_files_are_deleted_counts_as_synced_no_more(
+    tmp_path: Path, harm: Callable[[Path], None], count: int
+) -> None:
+    """Also when the segment is full just then; begun anew, it goes on in files that are there."""
+    directory = tmp_path / "ltx"
+    directory.mkdir(0o700)
+    log, chain = opened(directory), Chain()
+    filled(log, chain, 3)
+    log.sync()
+    synced = log.synced
+    assert not log.is_deleted(every_file=True)
+    harm(directory)
+    assert log.is_deleted()
+
+    def more() -> None:
+        filled(log, chain, count)
+        log.sync()
+
+    with pytest.raises(LogDeleted):
+        more()
+    assert log.synced == synced
+    log.reset(synced)
+    assert not log.is_deleted(every_file=True)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    chain.at = synced or chain.at
+    files = filled(log, chain, 5)
+    log.close()
+    again = opened(directory)
+    assert (again.base, contents(again), again.report.damage) == (synced, files, [])
+
+
+def test_an_older_segment_that_is_deleted(tmp_path: Path) -> None:
+    """It is missed by who looks for every file; the end goes on as before."""
+    log, chain = opened(tmp_path), Chain()
+    filled(log, chain, 30)
+    log.sync()
+    segment_files(tmp_path)[1].unlink()
+    assert (log.is_deleted(), log.is_deleted(every_file=True)) == (False, True)
+    filled(log, chain, 1)
+    log.sync()
+    log.close()

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from petsem import limits
 from petsem.model import Position
-from petsem.replication.session.branch import NOWHERE, Epoch, fork_of, holds
+from petsem.replication.session.branch import (
+    NOWHERE,
+    Epoch,
+    fork_of,
+    holds,
+    is_likely,
+    was_begun,
+)
 
 A: Epoch = (1, 1, "a")
 B: Epoch = (3, 11, "b")
@@ -73,3 +81,16 @@ def test_a_log_behind_its_epochs() -> None:
 def test_positions_of_a_branch(position: tuple[int, int], expected: bool) -> None:
     """Each transaction is of one epoch."""
     assert holds([A, B], Position(*position)) is expected
+
+
+def test_epochs_that_a_cluster_comes_to() -> None:
+    """A bounded way beyond what is known, and twice that for one that was begun, so that a
+    promotion beyond the highest that is heard of is believed; anything by who knows none."""
+    ahead = limits.EPOCHS_AHEAD_MAX
+    assert is_likely(5 + ahead, 5)
+    assert not is_likely(6 + ahead, 5)
+    assert was_begun(5 + ahead + limits.EPOCHS_SKIPPED, 5)
+    assert was_begun(5 + 2 * ahead, 5)
+    assert not was_begun(6 + 2 * ahead, 5)
+    assert is_likely(limits.EPOCH_MAX, 0)
+    assert was_begun(limits.EPOCH_MAX, 0)

@@ -11,7 +11,7 @@ from petsem import limits
 from petsem.model import Position
 from petsem.replication.image import LOCK_PAGE, PAGE_SIZE
 from petsem.replication.ltx import Header
-from petsem.replication.session.follow import Broken, FollowSession, Own, Rule
+from petsem.replication.session.follow import Broken, FollowSession, OtherLeader, Own, Rule
 from petsem.replication.session.from_leader import (
     Heartbeat,
     Message,
@@ -46,7 +46,7 @@ def _breaks(session: FollowSession, message: Message) -> Rule:
     """The rule that `message` breaks; nothing may be said after it."""
     with pytest.raises(Broken) as broken:
         session.receive(message)
-    for after in (message, WELCOME, Heartbeat(AT, 0, 5, 0)):
+    for after in (message, WELCOME, Heartbeat(AT, 0, 5)):
         with pytest.raises(Broken) as again:
             session.receive(after)
         assert again.value.rule is Rule.ORDER
@@ -76,6 +76,54 @@ def test_who_may_not_be_followed(changed: dict[str, Any], rule: Rule) -> None:
     assert _breaks(session, dataclasses.replace(WELCOME, **changed)) is rule
 
 
+FAR = 5 + limits.EPOCHS_AHEAD_MAX
+BEYOND = 5 + 2 * limits.EPOCHS_AHEAD_MAX
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        dataclasses.replace(WELCOME, epoch_seen=FAR + 1),
+        dataclasses.replace(WELCOME, epoch_seen=FAR + 1, leads=(5, "ams-1")),
+        dataclasses.replace(WELCOME, epoch_seen=BEYOND + 1, leads=(BEYOND + 1, "ams-1")),
+        Heartbeat(AT, 0, FAR + 1),
+        SnapshotBegin(Position(BEYOND + 1, 1, 1 << 63), 1, 1),
+        SnapshotBegin(Position(limits.EPOCH_MAX, 1, 1 << 63), 1, 1),
+    ],
+)
+def test_an_epoch_that_no_cluster_comes_to(message: Message) -> None:
+    """It is no node to be followed, and nothing that it says is remembered."""
+    session = FollowSession(Own("fra-1", CLUSTER, AT, 5, epoch_known=5))
+    if not isinstance(message, Welcome):
+        session.receive(WELCOME)
+    assert _breaks(session, message) is Rule.EPOCH
+    assert session.epoch_seen == 5
+
+
+def test_a_file_of_an_epoch_that_no_cluster_comes_to() -> None:
+    """Neither is it stored."""
+    chain = _chain()
+    session = FollowSession(Own("fra-1", CLUSTER, chain.at, 5, epoch_known=5))
+    session.receive(WELCOME)
+    assert _breaks(session, Transactions(BEYOND + 1, chain.next(5))) is Rule.EPOCH
+
+
+def test_an_epoch_far_ahead() -> None:
+    """Of a leader that was promoted beyond all that others claimed: it is followed, and what is
+    heard of may be as far beyond that."""
+    session = FollowSession(Own("fra-1", CLUSTER, AT, 5, epoch_known=5))
+    session.receive(dataclasses.replace(WELCOME, epoch_seen=BEYOND, leads=(BEYOND, "ams-1")))
+    session.receive(Heartbeat(AT, 0, BEYOND + limits.EPOCHS_AHEAD_MAX))
+    assert session.epoch_seen == BEYOND + limits.EPOCHS_AHEAD_MAX
+
+
+def test_who_knows_no_epoch_believes_any() -> None:
+    """A new node, which may join an old cluster."""
+    session = FollowSession(Own("fra-1", CLUSTER, None, 0))
+    session.receive(dataclasses.replace(WELCOME, epoch_seen=2**31, leads=(2**31, "ams-1")))
+    assert session.epoch_seen == 2**31
+
+
 def test_three_hops_are_not_too_many() -> None:
     """Two nodes between may be."""
     session = FollowSession(Own("fra-1", CLUSTER, AT, 5))
@@ -87,7 +135,7 @@ def test_three_hops_are_not_too_many() -> None:
     "message",
     [
         Transactions(5, b""),
-        Heartbeat(AT, 0, 5, 0),
+        Heartbeat(AT, 0, 5),
         SnapshotBegin(AT, 1, 1),
         SnapshotPages(1, 1, b""),
         SnapshotEnd(AT, b""),
@@ -188,12 +236,49 @@ def test_files_that_are_none() -> None:
 
 
 def test_heartbeats() -> None:
-    """The epoch that the leader has seen rises, and never falls; reports are bounded."""
+    """The epoch that the leader has seen rises, and never falls."""
     session = _session()
-    session.receive(Heartbeat(AT, 0, 7, limits.NODES_MAX))
+    session.receive(Heartbeat(AT, 0, 7))
     assert session.epoch_seen == 7
-    assert _breaks(session, Heartbeat(AT, 0, 6, 0)) is Rule.WENT_BACK
-    assert _breaks(_session(), Heartbeat(AT, 0, 5, limits.NODES_MAX + 1)) is Rule.SIZE
+    assert _breaks(session, Heartbeat(AT, 0, 6)) is Rule.WENT_BACK
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        (("ams-1", "fra-1"), Rule.LOOP),
+        (("ams-1", "fra-1", "ams-1"), Rule.LOOP),
+        (("ams-2",), Rule.PATH),
+        (("ams-1", "b", "b"), Rule.PATH),
+        (("ams-1", "b", "c", "d"), Rule.TOO_FAR),
+    ],
+)
+def test_another_way_that_cannot_be_gone(path: tuple[str, ...], rule: Rule) -> None:
+    """In a circle, over somebody else, too far: as in a welcome."""
+    assert _breaks(_session(), Heartbeat(AT, 0, 5, path)) is rule
+
+
+def test_another_way_to_the_same_leader() -> None:
+    """Is told in the stream, also that there is none now; an older node says nothing of it."""
+    session = FollowSession(Own("fra-1", CLUSTER, AT, 5))
+    session.receive(dataclasses.replace(WELCOME, leads=(5, "sin-1")))
+    assert session.path == ("ams-1",)
+    session.receive(Heartbeat(AT, 0, 5, ("ams-1", "lax-1", "sin-1"), "sin-1"))
+    assert session.path == ("ams-1", "lax-1", "sin-1")
+    session.receive(Heartbeat(AT, 0, 5))
+    assert session.path == ("ams-1", "lax-1", "sin-1")
+    session.receive(Heartbeat(AT, 0, 5, ("ams-1",), "sin-1"))
+    assert session.path == ("ams-1",)
+
+
+def test_another_leader() -> None:
+    """Ends the stream well: whose the epoch is has to be heard in a welcome, and bound."""
+    session = FollowSession(Own("fra-1", CLUSTER, AT, 5))
+    session.receive(dataclasses.replace(WELCOME, leads=(5, "sin-1")))
+    session.receive(Heartbeat(AT, 0, 5, ("ams-1", "sin-1"), "sin-1"))
+    with pytest.raises(OtherLeader):
+        session.receive(Heartbeat(AT, 0, 6, ("ams-1", "lax-1"), "lax-1"))
+    assert _breaks(session, Heartbeat(AT, 0, 6)) is Rule.ORDER
 
 
 # Snapshots
@@ -211,7 +296,7 @@ def test_a_snapshot() -> None:
     session.receive(SnapshotBegin(begun, 5, 1))
     for run in (_run(1, 2), _run(3, 3)):
         session.receive(run)
-        session.receive(Heartbeat(AT, 0, 5, 0))
+        session.receive(Heartbeat(AT, 0, 5))
     first = chain.next(5, count=3)
     session.receive(SnapshotEnd(chain.at, first, more=True))
     assert session.position is None
@@ -338,7 +423,7 @@ def test_a_fork() -> None:
     """It is the last word."""
     session = _session(Position(5, 9, 1 << 63))
     session.receive(Rollback(Position(4, 3, 1 << 63)))
-    assert _breaks(session, Heartbeat(AT, 0, 5, 0)) is Rule.ORDER
+    assert _breaks(session, Heartbeat(AT, 0, 5)) is Rule.ORDER
 
 
 def test_a_fork_of_nothing() -> None:

@@ -43,30 +43,34 @@ async def test_a_follower_at_the_end_gets_each_transaction(tmp_path: Path) -> No
 async def test_heartbeats(tmp_path: Path) -> None:
     """Say where the leader is, what time it has, and how the other nodes are."""
     source = Source(tmp_path)
-    report = pb.NodeReport(node="ams-1", region="ams", path=["ams-1"])
+    report = pb.NodeReport(node="ams-1", region="ams")
     async with (
         feeding(source, heartbeat_s=0.01, report=lambda: report) as node,
         node.follower("fra-2", position=source.end) as other,
         node.follower(position=source.end) as follower,
     ):
         await other.next()
+        # What it says of its own way is not what is passed on.
         theirs = pb.NodeReport(node="fra-2", path=["fra-2", "ams-1"])
         await other.say(pb.FromReplica(report=theirs))
-        own = pb.NodeReport(node="fra-1", path=["fra-1", "ams-1"])
+        own = pb.NodeReport(node="fra-1")
         await follower.say(pb.FromReplica(report=own))
-        while len(node.followers.reports()) < 2:
+        while node.hearsay.of("fra-1") is None or node.hearsay.of("fra-2") is None:
             await other.beat()
         await follower.next()
         beat = await follower.beat()
         node.clock.advance(5)
         while beat.leader_time_ms < node.clock.unix_ms():
             beat = await follower.beat()
+        passed = pb.NodeReport(node="fra-2", path=["fra-2"], age_ms=5_000)
         assert beat == pb.Heartbeat(
             position=position_to_protobuf(source.end),
             leader_time_ms=node.clock.unix_ms(),
             leader_seen_ms_ago=0,
             epoch_seen=1,
-            nodes=[theirs, report],
+            nodes=[report, passed],
+            path=["ams-1"],
+            leader="here",
         )
 
 
@@ -77,6 +81,9 @@ async def test_heartbeats(tmp_path: Path) -> None:
         ({"cluster": bytes(16)}, "denied", "another cluster"),
         ({"node": "fra-2"}, "denied", "certificate names another node"),
         ({"epoch_seen": 2}, "conflict", "newer epoch"),
+        ({"epoch_seen": 1 + limits.EPOCHS_AHEAD_MAX}, "conflict", "newer epoch"),
+        ({"epoch_seen": 2 + limits.EPOCHS_AHEAD_MAX}, "invalid", "no cluster comes to"),
+        ({"epoch_seen": 2**32 - 1}, "invalid", "no cluster comes to"),
         ({"epochs": [pb.Epoch(epoch=1)] * 1025}, "invalid", "more than it may"),
     ],
 )
@@ -90,6 +97,9 @@ async def test_who_is_refused(
     assert found == code
     assert words in message
     assert node.followers.connected == []
+    # What is believed is remembered, and nothing else.
+    believed = "newer epoch" in words
+    assert node.view.epoch_seen == (fields["epoch_seen"] if believed else 0)
 
 
 async def test_who_is_on_the_way_to_the_leader_is_refused(tmp_path: Path) -> None:
@@ -119,18 +129,54 @@ async def test_a_deposed_leader_stays_one(tmp_path: Path) -> None:
 
 
 async def test_another_way_to_the_leader(tmp_path: Path) -> None:
-    """Ends the streams, so that those who follow learn of it."""
+    """Is told at once, and the stream goes on."""
     source = Source(tmp_path)
-    async with (
-        feeding(source, heartbeat_s=0.01) as node,
-        node.follower(position=source.end) as follower,
-    ):
+    async with feeding(source) as node, node.follower(position=source.end) as follower:
+        follower.like(source)
         await follower.next()
-        node.view.path = ("ams-1", "lax-1")
-        assert await follower.refused() == (
-            "unavailable",
-            "this node's own way to the leader has changed; connect again",
-        )
+        assert list((await follower.beat()).path) == ["ams-1"]
+        node.view.goes("ams-1", "lax-1")
+        assert list((await follower.beat()).path) == ["ams-1", "lax-1"]
+        await follower.until(node.change(2))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (("ams-1", "fra-1", "lax-1"), "this node follows it"),
+        (("ams-1", "sin-1", "fra-2", "lax-1"), "too far"),
+    ],
+)
+async def test_another_way_that_leads_over_the_follower(
+    tmp_path: Path, path: tuple[str, ...], words: str
+) -> None:
+    """Or is too long for one that follows: ends the stream at once."""
+    source = Source(tmp_path)
+    async with feeding(source) as node, node.follower(position=source.end) as follower:
+        await follower.next()
+        node.view.goes(*path)
+        code, message = await follower.refused()
+        assert (code, words in message) == ("conflict", True)
+
+
+async def test_reports_end_no_stream(tmp_path: Path) -> None:
+    """Whatever a follower says of whomever."""
+    source = Source(tmp_path)
+    async with feeding(source) as node, node.follower(position=source.end) as follower:
+        follower.like(source)
+        await follower.next()
+        for report in (
+            pb.NodeReport(),
+            pb.NodeReport(node="ams-1", path=["ams-1"]),
+            pb.NodeReport(node="fra-2"),
+            pb.NodeReport(node="fra-2", path=["fra-2", "ams-1"]),
+            pb.NodeReport(node="fra-2", path=["fra-2"], last_error="x" * 9_000),
+        ):
+            await follower.say(pb.FromReplica(report=report))
+        position = node.change(2)
+        await follower.until(position)
+        assert await node.followers.wait(position, 1, PATIENCE_S) == ["fra-1"]
+        assert (node.hearsay.of("fra-2"), node.followers.connected) == (None, ["fra-1"])
 
 
 async def test_no_hello(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +410,7 @@ async def test_this_node_drops_its_branch_while_it_says_welcome(tmp_path: Path) 
 async def test_acks_and_reports_reach_the_followers(tmp_path: Path) -> None:
     """Durable positions, also those of nodes behind the follower; gone when the stream is."""
     source = Source(tmp_path)
-    async with feeding(source) as node:
+    async with feeding(source, members=lambda: {"fra-1", "fra-2"}) as node:
         async with node.follower(position=source.end) as follower:
             follower.like(source)
             await follower.next()
@@ -374,7 +420,7 @@ async def test_acks_and_reports_reach_the_followers(tmp_path: Path) -> None:
             behind = pb.NodeReport(
                 node="fra-2",
                 durable=position_to_protobuf(position),
-                path=["fra-2", "fra-1", "ams-1"],
+                path=["fra-2"],
             )
             await follower.until(position)
             assert await node.followers.wait(position, 1, PATIENCE_S) == ["fra-1"]
@@ -385,6 +431,7 @@ async def test_acks_and_reports_reach_the_followers(tmp_path: Path) -> None:
             changed = node.followers.changed
         await asyncio.wait_for(changed.wait(), PATIENCE_S)
         assert node.followers.durable_at(position) == []
+        behind.path.append("fra-1")
         assert node.followers.reports() == {"fra-2": behind}
         assert await node.followers.wait(position, 1, 0.01) == []
         assert node.followers.floor_txid() == position.txid

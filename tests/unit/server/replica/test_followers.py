@@ -8,16 +8,22 @@ import pytest
 
 from petsem import limits
 from petsem.clock import ManualClock
-from petsem.errors import PetsemError
 from petsem.model import Position
 from petsem.server.replica.followers import Followers, Following
+from petsem.server.replica.hearsay import FRESH_S, Hearsay
 from petsem.wire import petsem_pb2 as pb
+from petsem.wire.errors import position_to_protobuf
 
 EPOCHS = ((1, 1, "a"), (3, 11, "a"))
 
 
+MEMBERS = {"n1", "n2", "n3", "n4", "n5"}
+
+
 def _followers(clock: ManualClock | None = None) -> Followers:
-    return Followers("n1", clock or ManualClock(), lambda: EPOCHS)
+    clock = clock or ManualClock()
+    hearsay = Hearsay("n1", clock, members=lambda: MEMBERS, way=lambda: ("n1",))
+    return Followers(clock, lambda: EPOCHS, hearsay)
 
 
 def _joined(followers: Followers, name: str, durable: Position | None = None) -> Following:
@@ -102,41 +108,84 @@ def test_a_stream_that_was_opened_again() -> None:
     assert followers.durable_at(Position(3, 13)) == ["n2"]
 
 
-@pytest.mark.parametrize(
-    "report",
-    [
-        pb.NodeReport(node="n1", path=["n1", "n2"]),
-        pb.NodeReport(node="N 3", path=["N 3", "n2"]),
-        pb.NodeReport(node="n3"),
-        pb.NodeReport(node="n3", path=["n3", "n4"]),
-        pb.NodeReport(node="n3", path=["n2", "n3"]),
-        pb.NodeReport(node="n3", path=["n3", "n4", "n5", "n6", "n2"]),
-        pb.NodeReport(node="n3", path=["n3", "n2"], last_error="x" * limits.NODE_REPORT_MAX_BYTES),
-    ],
-)
-def test_reports_that_cannot_be(report: pb.NodeReport) -> None:
-    """Of this node itself, of no node, by another way, or too large."""
+def _behind(node: str, at: Position, *path: str) -> pb.NodeReport:
+    return pb.NodeReport(node=node, durable=position_to_protobuf(at), path=path or [node])
+
+
+def test_who_follows_at_a_distance_counts() -> None:
+    """If it is a member, as long as word of it comes, over a stream that is open."""
+    clock = ManualClock()
+    followers = _followers(clock)
+    between = _joined(followers, "n2", Position(3, 12))
+    followers.reported(between, _behind("n3", Position(3, 12)))
+    followers.reported(between, _behind("nobody", Position(3, 12)))
+    assert followers.durable_at(Position(3, 12)) == ["n2", "n3"]
+    assert followers.behind() == {"n2", "n3"}
+    clock.advance(FRESH_S + 1)
+    assert followers.durable_at(Position(3, 12)) == followers.connected == ["n2"]
+    followers.reported(between, _behind("n3", Position(3, 12)))
+    followers.left(between)
+    assert (followers.durable_at(Position(3, 12)), followers.behind()) == ([], set())
+    assert set(followers.reports()) == {"n3"}
+
+
+def test_nobody_speaks_for_whom_is_here() -> None:
+    """What another node says of a direct follower's disk counts for nothing, nor does what the
+    follower reports beside its acks."""
+    followers = _followers()
+    _joined(followers, "n3", Position(3, 12))
+    liar = _joined(followers, "n2")
+    followers.reported(liar, _behind("n3", Position(3, 90)))
+    followers.reported(liar, _behind("n2", Position(3, 90)))
+    assert followers.durable_at(Position(3, 13)) == []
+
+
+async def test_a_report_ends_a_wait() -> None:
+    """Of one that follows at a distance."""
+    followers = _followers()
+    between = _joined(followers, "n2", Position(3, 12))
+    waiting = asyncio.create_task(followers.wait(Position(3, 12), 2, 10))
+    await asyncio.sleep(0)
+    followers.reported(between, _behind("n3", Position(3, 12)))
+    assert await waiting == ["n2", "n3"]
+
+
+def test_who_is_here_knows_better_than_who_left() -> None:
+    """The node itself, or one that it follows now: what it said here before is no more."""
+    clock = ManualClock()
+    followers = _followers(clock)
+    before = _joined(followers, "n3")
+    followers.reported(before, pb.NodeReport(node="n3", version="1"))
+    followers.left(before)
+    between = _joined(followers, "n2")
+    clock.advance(1)
+    followers.reported(between, pb.NodeReport(node="n3", version="2", path=["n3"]))
+    assert followers.reports()["n3"].version == "2"
+    now = _joined(followers, "n3")
+    followers.reported(now, pb.NodeReport(node="n3", version="3"))
+    clock.advance(1)
+    followers.reported(between, pb.NodeReport(node="n3", version="2", path=["n3"]))
+    assert followers.reports()["n3"].version == "3"
+
+
+def test_who_is_live() -> None:
+    """Only who is here now, and who is behind him; of who left the last word is kept, and is not
+    taken for one of now."""
     followers = _followers()
     following = _joined(followers, "n2")
-    with pytest.raises(PetsemError):
-        followers.reported(following, report)
-    assert followers.reports() == {}
+    followers.reported(following, pb.NodeReport(node="n2"))
+    followers.reported(following, pb.NodeReport(node="n3", path=["n3"]))
+    assert sorted(followers.live()) == ["n2", "n3"]
+    followers.left(following)
+    assert (followers.live(), sorted(followers.reports())) == ({}, ["n2", "n3"])
 
 
-def test_reports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And so are the followers that are remembered; those that are here stay."""
+def test_followers_that_left_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are here stay."""
     monkeypatch.setattr(limits, "NODES_MAX", 2)
     followers = _followers()
     for name in ("n2", "n3", "n4"):
         followers.left(_joined(followers, name, Position(3, 12)))
-    following = _joined(followers, "n5")
-    for name in ("n5", "n6"):
-        followers.reported(following, pb.NodeReport(node=name, path=dict.fromkeys([name, "n5"])))
-    followers.reported(following, pb.NodeReport(node="n6", region="x", path=["n6", "n5"]))
-    with pytest.raises(PetsemError):
-        followers.reported(following, pb.NodeReport(node="n7", path=["n7", "n5"]))
-    assert {node: each.region for node, each in followers.reports().items()} == {
-        "n5": "",
-        "n6": "x",
-    }
+    _joined(followers, "n5")
     assert followers.connected == ["n5"]
+    assert len(followers._nodes) == 2

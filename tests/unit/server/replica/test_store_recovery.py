@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import random
+import uuid
 from pathlib import Path
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from petsem.errors import Code, PetsemError
+from petsem.replication import steps
 from petsem.replication.drivers.database_file import open_file
 from petsem.replication.drivers.log_files import LogOps
 from petsem.replication.drivers.rollback import Journal, journal_path
@@ -29,12 +33,20 @@ async def prepared(rig: Rig, leader: LeaderSource, transactions: int = 8) -> Non
         await rig.follow([leader.run("UPDATE t SET x = randomblob(500) WHERE id % 9 = 2")])
 
 
-async def opened_again(rig: Rig) -> tuple[Rig, ReplicaStore]:
+async def opened_again(
+    rig: Rig, reached: steps.Reached = steps.nothing
+) -> tuple[Rig, ReplicaStore]:
     """The next start of the same node."""
     again = Rig(rig.datadir.path)
     again.helper.shutdown()
     again.helper = rig.helper
-    return again, await again.open()
+    return again, await again.open(reached)
+
+
+def the_power_went(rig: Rig) -> None:
+    """The machine was started anew since."""
+    state = rig.datadir.read_state()
+    rig.datadir.write_state(dataclasses.replace(state, whole_in=f"{uuid.UUID(int=7)}:1"))
 
 
 def write_pages(path: Path, pages: dict[int, bytes], commit: int) -> None:
@@ -227,20 +239,17 @@ def record_offset(rig: Rig, data: bytes) -> tuple[Path, int]:
     raise AssertionError
 
 
-async def test_a_damaged_log_is_fetched_as_a_snapshot(rig: Rig, leader: LeaderSource) -> None:
-    """A byte flips in a record that the start needs to replay: nothing is claimed, the damaged
-    bytes are kept, and a snapshot heals it."""
+async def test_a_damaged_log_is_set_aside(rig: Rig, leader: LeaderSource) -> None:
+    """A byte flips in a record that the start needs to replay: the damaged bytes are kept, and
+    somebody who has to look for them is told."""
     await prepared(rig, leader)
     await rig.crash()
     path, at = record_offset(rig, leader.records[-3][1])
     flip(path, at + 150)
-    again, store = await opened_again(rig)
-    assert store.durable is None
-    assert store.needs_snapshot
+    with capture_logs() as told:
+        again, store = await opened_again(rig)
     assert any(again.datadir.log.glob("quarantine/*"))
-    await again.take(leader)
-    await again.follow([leader.run()])
-    assert again.image() == leader.image()
+    assert [each["event"] for each in told] == ["replay_failed", "database_is_whole"]
     assert store.durable == leader.position
     await again.close()
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
+import shutil
 from array import array
 
+import pytest
+
+from petsem.errors import Code, PetsemError
+from petsem.replication.drivers.apply import Applier, ApplyFailed
 from petsem.replication.ltx import decode
 from petsem.replication.retention import Retention
 from petsem.replication.rolling import PageChecksums
+from petsem.server.database import open_reader
 from petsem.server.replica.undo import before, undone
 from petsem.server.replica.upkeep import Upkeep, trim
+from tests.support.failing_vfs import IO, FailingVfs
 from tests.support.leader_source import START_MS, LeaderSource
 from tests.unit.server.replica.store_rig import Rig, rest
 
@@ -83,6 +90,74 @@ async def test_the_database_is_synced_after_a_time_or_an_amount(
     while rig.datadir.read_state().synced_txid != leader.position.txid:
         await rest()
     await soon.stop()
+    await rig.close()
+
+
+async def test_what_is_not_on_the_disk_is_not_said_to_be(rig: Rig, leader: LeaderSource) -> None:
+    """A sync of the database that fails leaves `state.json` as it was, so that the log is replayed
+    from there; one that succeeds comes before the word of it."""
+    await rig.open()
+    await rig.take(leader)
+    had = rig.datadir.read_state().synced_txid
+    await rig.follow([leader.run()])
+    vfs, noted = FailingVfs(), []
+    applier = Applier(
+        rig.datadir.database,
+        vfs=vfs.name,
+        reached=lambda _: noted.append(rig.datadir.read_state().synced_txid),
+    )
+    upkeep = Upkeep(rig.datadir, applier, rig.helper, lambda: leader.position)
+    vfs.fail("sync", "petsem.db", 0, IO)
+    with pytest.raises(ApplyFailed):
+        await upkeep.sync()
+    assert (vfs.failed, rig.datadir.read_state().synced_txid) == (1, had)
+    vfs.heal()
+    await upkeep.sync()
+    assert (noted, rig.datadir.read_state().synced_txid) == ([had, had], leader.position.txid)
+    applier.close()
+    await rig.close()
+
+
+async def test_a_log_that_is_deleted_acknowledges_nothing(rig: Rig, leader: LeaderSource) -> None:
+    """The next transaction is refused, the log begins anew where the database is, and then takes
+    it; after a crash, a loss of power too, everything is there."""
+    await filled(rig, leader)
+    await rig.follow([leader.run()])
+    at = leader.position
+    shutil.rmtree(rig.datadir.log)
+    record = leader.run()
+    with pytest.raises(PetsemError) as refused:
+        await rig.follow([record])
+    assert refused.value.code is Code.UNAVAILABLE
+    assert (rig.store.durable, rig.store.applied, rig.store.problem) == (at, at, None)
+    assert rig.datadir.read_state().synced_txid == at.txid
+    await rig.follow([record])
+    assert (rig.store.durable, rig.store.log.base) == (leader.position, at)
+    await rig.crash()
+    again = Rig(rig.datadir.path)
+    store = await again.open()
+    assert store.applied == leader.position
+    await again.close()
+    again.helper.shutdown()
+
+
+async def test_a_deleted_segment_is_noticed_by_who_looks_after_the_log(
+    rig: Rig, leader: LeaderSource
+) -> None:
+    """Also where no transaction comes. Until then what is durable and not applied was only in the
+    open file: it is applied first."""
+    await filled(rig, leader)
+    foreign = open_reader(rig.datadir.database)
+    foreign.execute("BEGIN; SELECT * FROM t").fetchone()
+    await rig.store.receive([leader.run()])
+    sorted(rig.datadir.log.glob("*.seg"))[0].unlink()
+    foreign.close(True)
+    await rig.store.trim(0)
+    log = rig.store.log
+    assert (log.base, log.end, rig.store.applied) == (leader.position,) * 3
+    assert not log.is_deleted(every_file=True)
+    await rig.follow([leader.run()])
+    assert rig.image() == leader.image()
     await rig.close()
 
 

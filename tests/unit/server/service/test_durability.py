@@ -37,6 +37,9 @@ class Some:
     def reports(self) -> Mapping[str, pb.NodeReport]:
         return {}
 
+    def live(self) -> Mapping[str, pb.NodeReport]:
+        return {}
+
 
 async def test_local_waits_for_nobody() -> None:
     """It is met as soon as the leader has the write."""

@@ -208,6 +208,7 @@ async def test_the_keyring_is_read_away_from_the_loop(cluster: Cluster) -> None:
 
     async with cluster.running() as node:
         service = KeyringService(
+            node_id=node.identity.node_id,
             writes=node.keyring._writes,
             writer=node.writer,
             pool=node.pool,
@@ -246,7 +247,7 @@ async def test_a_key_that_a_live_node_lacks_is_not_promoted(
     async with cluster.running() as node:
         old, new = cluster.kek(Purpose.SECRETS), cluster.add_kek(Purpose.SECRETS)
         reports = _live(cluster, old)
-        monkeypatch.setattr(node.keyring._followers, "reports", lambda: reports)
+        monkeypatch.setattr(node.keyring._followers, "live", lambda: reports)
         with pytest.raises(PetsemError, match="fra-1 in fra") as refused:
             await node.keyring.promote(cluster.operator, call(), new, False)
         assert refused.value.code is Code.CONFLICT
@@ -266,12 +267,60 @@ async def test_a_key_that_a_live_node_may_need_is_not_retired(
         new = cluster.add_kek(Purpose.SECRETS)
         await node.keyring.reload()
         reports = _live(cluster, new, lag_ms=60_000)
-        monkeypatch.setattr(node.keyring._followers, "reports", lambda: reports)
+        monkeypatch.setattr(node.keyring._followers, "live", lambda: reports)
         with pytest.raises(PetsemError, match="fra-1 in fra") as refused:
             await node.keyring.retire(cluster.operator, call(), new)
         assert refused.value.code is Code.CONFLICT
         reports = _live(cluster, new)
         assert (await node.keyring.retire(cluster.operator, call(), new)).state == "retired"
+
+
+async def _join(cluster: Cluster, *names: str) -> None:
+    for name in names:
+        await cluster.change("INSERT INTO nodes VALUES (?, 'fra', 0, 'x:1', 'x:2', 'x:3', 0)", name)
+
+
+async def test_a_key_is_promoted_though_a_member_is_not_heard(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is off would hold everything up for ever: it is named, and whoever promotes decides.
+    Its last word, as long as anybody remembers it, does not count."""
+    async with cluster.running() as node:
+        old, new = cluster.kek(Purpose.SECRETS), cluster.add_kek(Purpose.SECRETS)
+        await _join(cluster, "fra-1", "nrt-1")
+        followers = node.keyring._followers
+        monkeypatch.setattr(followers, "reports", lambda: _live(cluster, old))
+        monkeypatch.setattr(followers, "live", dict)
+        promoted = await node.keyring.promote(cluster.operator, call(), new, False)
+        assert (promoted.state, promoted.lacking) == ("primary", [])
+        assert promoted.unknown == ["fra-1", "nrt-1"]
+        monkeypatch.setattr(followers, "live", lambda: _live(cluster, old, new))
+        back = await node.keyring.promote(cluster.operator, call(), old, False)
+        assert back.unknown == ["nrt-1"]
+        assert all(not each.unknown for each in (await node.keyring.list()).keys)
+
+
+async def test_a_key_is_not_retired_while_a_member_is_not_heard(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be behind, or keep a lost branch, whatever it said last. With force it is retired, and
+    the answer names the node; a node that was removed does not count."""
+    async with cluster.running() as node:
+        new, other = cluster.add_kek(Purpose.SECRETS), cluster.add_kek(Purpose.SECRETS)
+        await node.keyring.reload()
+        await _join(cluster, "fra-1", "nrt-1")
+        followers = node.keyring._followers
+        said = {**_live(cluster, new), "nrt-1": pb.NodeReport(node="nrt-1", lag_ms=0)}
+        monkeypatch.setattr(followers, "reports", lambda: said)
+        monkeypatch.setattr(followers, "live", lambda: _live(cluster, new))
+        with pytest.raises(PetsemError, match=r"not known .* needed by nrt-1:") as refused:
+            await node.keyring.retire(cluster.operator, call(), new)
+        assert refused.value.code is Code.CONFLICT
+        assert (await states(cluster))[new] == "waiting"
+        forced = await node.keyring.retire(cluster.operator, call(), new, True)
+        assert (forced.state, forced.unknown) == ("retired", ["nrt-1"])
+        await cluster.change("DELETE FROM nodes WHERE id = 'nrt-1'")
+        assert (await node.keyring.retire(cluster.operator, call(), other)).unknown == []
 
 
 @pytest.mark.parametrize("where", ["here", "there"])
@@ -289,7 +338,7 @@ async def test_a_key_that_a_lost_branch_may_need_is_not_retired(
         if where == "here":
             monkeypatch.setattr(node.keyring, "_own_lost", lambda: report)
         else:
-            monkeypatch.setattr(node.keyring._followers, "reports", lambda: {"fra-1": report})
+            monkeypatch.setattr(node.keyring._followers, "live", lambda: {"fra-1": report})
         with pytest.raises(PetsemError, match="under lost/ of fra-1 in fra") as refused:
             await node.keyring.retire(cluster.operator, call(), old)
         assert refused.value.code is Code.CONFLICT

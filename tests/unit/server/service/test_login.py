@@ -217,6 +217,7 @@ async def test_forged_discharges(node: Running) -> None:
         (ticket, discharge(ticket, secret, ["time < 2100-01-01T00:00:00Z", f"user = {ALICE}"])),
         (ticket, discharge(ticket, secret, ["user in a@example.com, b@example.com"])),
         (ticket, discharge(ticket, secret, [f"user = {ALICE}", "moon = full"])),
+        (ticket, signed_in(node, ticket, ALICE.upper())),
         (ticket, signed_in(node, ticket, life_s=-1)),
         (new_ticket(node), good),
         (ticket[:-1] + bytes((ticket[-1] ^ 1,)), good),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from petsem.crypto.keyring import Keyring
 from petsem.crypto.keys import Purpose, generate_kek
 from petsem.model import Position
 from petsem.server.service.reports import (
     BEHIND_MS,
-    SILENT_MS,
     as_status,
     held_keks,
     lacking_kek,
@@ -18,30 +19,34 @@ from petsem.server.store.nodes import NodeRow
 from petsem.wire import http
 from petsem.wire import petsem_pb2 as pb
 
-NOW_MS = 1_800_000_000_000
 ROW = NodeRow("fra-1", "fra", False, "fra:7400", "fra:7401", "fra:7402", 0)
 
 
 def report(**fields: object) -> pb.NodeReport:
-    """Word of a replica, half a second old."""
+    """Word of a replica."""
     said = pb.NodeReport(
         node="fra-1",
         region="fra",
         version="0.2.0",
         applied=pb.Position(epoch=2, txid=30, checksum=9),
         lag_ms=400,
-        path=["fra-1", "ams-1"],
+        source="ams-1",
         ready=True,
         warnings=["w"],
-        at_ms=NOW_MS - 500,
     )
     said.MergeFrom(pb.NodeReport(**fields))  # type: ignore[arg-type]
     return said
 
 
+def shown(said: pb.NodeReport, **other: object) -> http.NodeStatus:
+    """As a row, half a second later."""
+    known = {"ago_ms": 500, "heard": True, "leader": "ams-1", "leader_at": Position(2, 34)}
+    return as_status(said, ROW, **{**known, **other})  # type: ignore[arg-type]
+
+
 def test_a_replica_as_it_says_it_is() -> None:
     """With its addresses, whom it follows, and how far it is behind."""
-    assert as_status(report(), ROW, Position(2, 34), NOW_MS) == http.NodeStatus(
+    assert shown(report()) == http.NodeStatus(
         node="fra-1",
         region="fra",
         role="replica",
@@ -61,26 +66,30 @@ def test_a_replica_as_it_says_it_is() -> None:
 
 
 def test_what_it_does_not_say_is_unknown() -> None:
-    """Nothing becomes 0 that nobody said."""
-    said = pb.NodeReport(node="fra-1", region="fra", at_ms=NOW_MS + 5)
-    found = as_status(said, None, Position(2, 34), NOW_MS)
+    """Nothing becomes 0 that nobody said; its region is the one that it joined with."""
+    found = shown(pb.NodeReport(node="fra-1", region="elsewhere"), ago_ms=0)
     assert (found.epoch, found.position, found.lag_ms, found.lag_transactions) == (None,) * 4
     assert (found.version, found.source, found.heard_ms_ago, found.ready) == (None, None, 0, False)
-    assert as_status(report(), ROW, None, NOW_MS).lag_transactions is None
+    assert found.region == "fra"
+    assert shown(report(), leader_at=None).lag_transactions is None
 
 
-def test_a_leader_follows_nobody() -> None:
-    """Its path ends with itself."""
-    said = pb.NodeReport(node="ams-1", region="ams", path=["ams-1"], at_ms=NOW_MS)
-    found = as_status(said, None, None, NOW_MS)
+@pytest.mark.parametrize("leader", ["ams-1", None])
+def test_who_leads_is_known_here(leader: str | None) -> None:
+    """Whatever a node says of itself; the leader follows nobody."""
+    assert shown(pb.NodeReport(node="fra-1"), leader=leader).role == "replica"
+    found = shown(report(), leader="fra-1")
     assert (found.role, found.source) == ("leader", None)
 
 
-def test_a_node_that_fell_silent_is_not_ready() -> None:
-    """Its last word is shown, with its age."""
-    late = as_status(report(), ROW, Position(2, 34), NOW_MS + SILENT_MS)
-    assert (late.ready, late.heard_ms_ago) == (False, SILENT_MS + 500)
-    assert late.warnings == ["it was last heard 10 s ago", "w"]
+def test_a_node_that_fell_silent() -> None:
+    """Its last word is shown with its age, without a lag, and it is not ready, leader or not."""
+    for leader in ("ams-1", "fra-1"):
+        late = shown(report(lag_ms=0), ago_ms=10_500, heard=False, leader=leader)
+        assert (late.ready, late.heard_ms_ago) == (False, 10_500)
+        assert (late.lag_ms, late.lag_transactions) == (None, None)
+        assert late.position == "00000002-000000000000001e-0000000000000009"
+        assert late.warnings == ["it was last heard 10 s ago", "w"]
 
 
 def test_a_member_that_is_not_heard() -> None:

@@ -61,14 +61,15 @@ async def person(node: Running, email: str, org: str = "acme", **more: Any) -> s
 
 
 async def test_a_person(node: Running) -> None:
-    """All of that subject in that org, and what was minted on their authority; nobody of a similar
-    name, of another org, or of the cluster."""
+    """All of that subject in that org, in whatever case it was written down or is asked for, and
+    what was minted on their authority; nobody of a similar name, of another org, or of the
+    cluster."""
     await node.furnish("beta")
-    ana = [await person(node, "ana@example.com") for _ in range(2)]
+    ana = [await person(node, each) for each in ("ana@example.com", "Ana@Example.com")]
     others = [
         await person(node, "diana@example.com"),
         await person(node, "ana@example.com.au"),
-        await person(node, "Ana@example.com"),
+        await person(node, "ana@example.co"),
         await node.reader(),
         node.operator,
     ]
@@ -79,7 +80,7 @@ async def test_a_person(node: Running) -> None:
         bytes.fromhex(id_of(parent)),
     )
     child = await node.reader(token=parent)
-    done = await revoke(node, subject="person:ana@example.com")
+    done = await revoke(node, subject="person:anA@example.com")
     assert done == http.RevokedMany(
         revoked=3,
         position=str(node.node.writer.position),

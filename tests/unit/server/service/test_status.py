@@ -8,6 +8,8 @@ import pytest
 from petsem import __version__
 from petsem.crypto.keys import Purpose
 from petsem.server.config import load_config
+from petsem.server.replica.hearsay import Teller
+from petsem.server.replica.roll import READ_EVERY_S
 from petsem.server.service.reports import held_keks
 from petsem.wire import http
 from petsem.wire import petsem_pb2 as pb
@@ -142,8 +144,9 @@ async def test_a_database_that_cannot_be_read_is_not_ready(
         assert node.status.ready() == ["the database cannot be read; see the node's log"]
 
 
-async def test_every_node_of_the_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that report here, those that the leader tells of, and members that nobody hears."""
+async def test_every_node_of_the_cluster(cluster: Cluster) -> None:
+    """Those that report here, those that others tell of, and members that nobody hears; nobody
+    who is no member, and of this node nothing that others say."""
     async with cluster.running() as node:
         own = node.identity.node_id
         for name in ("fra-1", "nrt-1", "syd-1"):
@@ -152,21 +155,42 @@ async def test_every_node_of_the_cluster(cluster: Cluster, monkeypatch: pytest.M
                 " VALUES (?, 'far', 0, 'h', 'g', 'p', 0)",
                 name,
             )
-        now_ms = node.clock.unix_ms()
+        cluster.clock.advance(READ_EVERY_S)
+        hearsay = node.replication.hearsay
+        direct, told = Teller("fra-1", follows=True), Teller("fra-1", follows=True)
         position = node.writer.position
         at = pb.Position(epoch=position.epoch, txid=position.txid - 1)
-        said = pb.NodeReport(node="fra-1", region="fra", applied=at, ready=True, at_ms=now_ms)
-        told = pb.NodeReport(node="nrt-1", region="nrt", at_ms=now_ms - 3_000)
-        monkeypatch.setattr(node.status._followers, "reports", lambda: {"fra-1": said})
-        node.freshness.view.reports = {
-            "nrt-1": told, own: pb.NodeReport(node=own, region="elsewhere"),
-        }  # fmt: skip
+        hearsay.take(direct, pb.NodeReport(node="fra-1", applied=at, ready=True, lag_ms=7))
+        for name in ("nrt-1", own, "nobody"):
+            said = pb.NodeReport(node=name, path=[name], applied=at, lag_ms=0, age_ms=3_000)
+            hearsay.take(told, said)
         found = {each.node: each for each in node.status.status().nodes}
         assert list(found) == sorted([own, "fra-1", "nrt-1", "syd-1"])
         assert (found[own].region, found[own].role) == ("ams", "leader")
         assert (found["fra-1"].lag_transactions, found["fra-1"].ready) == (1, True)
-        assert (found["nrt-1"].lag_ms, found["nrt-1"].heard_ms_ago) == (None, 3_000)
+        assert (found["nrt-1"].lag_ms, found["nrt-1"].heard_ms_ago) == (0, 3_000)
         assert found["syd-1"].role == "unknown"
+        told.open = False
+        late = {each.node: each for each in node.status.status().nodes}["nrt-1"]
+        assert (late.lag_ms, late.lag_transactions, late.ready) == (None, None, False)
+
+
+async def test_who_leads_is_known_from_the_data(cluster: Cluster) -> None:
+    """On a replica that has heard of no leader since it started: a node that says it leads, or
+    follows nobody, is a replica."""
+    async with cluster.running() as node:
+        own = node.identity.node_id
+        await cluster.change(
+            "INSERT INTO nodes (id, region, voter, http, grpc, peer, joined_at)"
+            " VALUES ('fra-1', 'far', 0, 'h', 'g', 'p', 0)"
+        )
+        cluster.clock.advance(READ_EVERY_S)
+        node.replication.hearsay.take(
+            Teller("fra-1", follows=True), pb.NodeReport(node="fra-1", lag_ms=0, ready=True)
+        )
+        follow(node)
+        assert node.status._own()[2] == own
+        assert {each.node: each.role for each in node.status.status().nodes}["fra-1"] == "replica"
 
 
 async def test_a_replica_that_never_had_data(
@@ -199,7 +223,7 @@ async def test_a_replica_that_does_not_hear_its_leader(cluster: Cluster) -> None
 
 
 async def test_a_node_s_report_of_itself(cluster: Cluster) -> None:
-    """What `status` shows of it, with the ids of its keys and the way to its leader."""
+    """What `status` shows of it, with the ids of its keys and whom it follows."""
     async with cluster.running() as node:
         own = node.identity.node_id
         position = node.writer.position
@@ -212,11 +236,9 @@ async def test_a_node_s_report_of_itself(cluster: Cluster) -> None:
             applied=at,
             lag_ms=0,
             keks=held_keks(node.keys.keyring),
-            path=[own],
             ready=True,
-            at_ms=node.clock.unix_ms(),
         )
         follow(node, heard_s=1)
         node.freshness.view.path = (own, "ams-9")
         report = node.status.report()
-        assert (list(report.path), report.lag_ms) == ([own, "ams-9"], 1_000)
+        assert (report.source, report.lag_ms) == ("ams-9", 1_000)

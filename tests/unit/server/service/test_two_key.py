@@ -20,7 +20,7 @@ from petsem.server import policy
 from petsem.server.principal import Names, Request
 from petsem.server.service import boot, two_key, waiting
 from petsem.tokens.grammar import parse_predicate
-from petsem.tokens.macaroon import Macaroon
+from petsem.tokens.macaroon import Macaroon, attenuate
 from petsem.tokens.text import encode_token, parse_token
 from petsem.tokens.thirdparty import require_discharge
 from petsem.tokens.ticket import Ticket, discharge, new_caveat_key, seal_ticket
@@ -134,15 +134,20 @@ async def test_both_keys(node: Running) -> None:
 async def test_what_the_discharge_says(node: Running) -> None:
     """App, machine, its end, and the grant with the position from which on it is known."""
     token = await host(node)
+    start_ms = node.clock.unix_ms()
+    node.clock.advance(0.9)
     allowed = await allow(node, await service(node), ticket_of(token), ttl_s=60)
     assert [c.cid.decode() for c in made(allowed).caveats] == [
         *("app = web", "machine = m1", node.time_in(60)),
         f"boot = {allowed.grant}.{allowed.position}",
     ]
     assert all(parse_predicate(c.cid) for c in made(allowed).caveats)
-    (row,) = node.rows("SELECT app, machine, subject, expires_at FROM boot_grants")
+    (row,) = node.rows(
+        "SELECT a.name, g.machine, g.subject, g.expires_at FROM boot_grants g"
+        " JOIN apps a ON a.id = g.app"
+    )
     asker = row[2]
-    assert row == ("web", "m1", asker, node.clock.unix_ms() + 60_000)
+    assert row == ("web", "m1", asker, start_ms + 60_000)
     assert asker.startswith("service:")
 
 
@@ -192,12 +197,71 @@ async def test_the_end_of_the_grant(node: Running) -> None:
     assert str(await reads(node, brief)).startswith("time < ")
 
 
+async def test_a_grant_is_no_longer_than_its_asker_s_token(node: Running) -> None:
+    """It ends when that was issued to end, to the second, and a copy that is good for a moment only
+    asks for as much as the whole."""
+    token = await host(node)
+    minted = await node.mint("action = machines:boot", kind="service", life_s=1_000)
+    copy = narrowed(minted.token, node.time_in(60))
+    node.clock.advance(0.9)
+    for asker in (minted.token, copy):
+        allowed = await allow(node, asker, ticket_of(token), ttl_s=3_600)
+        assert allowed.expires_at == minted.expires_at
+    whole = with_discharge(token, allowed)
+    node.clock.advance(999)
+    assert await reads(node, whole) == "read"
+    await node.tamper("UPDATE boot_grants SET expires_at = expires_at - 1000")
+    assert str(await reads(node, whole)).startswith("boot = ")
+    node.clock.advance(1)
+    assert await reads(node, whole) == f"time < {minted.expires_at}"
+
+
+async def test_an_app_of_the_same_name(node: Running) -> None:
+    """A grant is of the app that it was asked for. Whoever makes another one under its name starts
+    with none; undeleted, the app has those that it had."""
+    token, asker = await host(node), await service(node)
+    whole = with_discharge(token, allowed := await allow(node, asker, ticket_of(token), key="k"))
+    await node.delete_app()
+    assert await reads(node, whole) is Code.NOT_FOUND
+    admin = node.principal(policy.APPS_ADMIN, Names("acme", "web"))
+    await node.node.orgs.undelete_app(admin, call("/undelete"), "acme", "web")
+    assert await reads(node, whole) == "read"
+    await node.delete_app(now=True)
+    await node.create_app()
+    await node.patch({"A": "another life"})
+    assert await reads(node, whole) == f"boot = {allowed.grant}.{allowed.position}"
+    assert (await refused(node, asker, ticket_of(token), key="k"))[0] is Code.NOT_FOUND
+    again = await allow(node, asker, ticket_of(token))
+    assert await reads(node, with_discharge(token, again)) == "read"
+
+
+async def test_all_of_an_app_is_revoked(node: Running) -> None:
+    """Then its grants end too, also those that a token of the whole org asked for, and that may ask
+    anew; another app's stay."""
+    await node.create_app(app="api")
+    await node.patch({"A": "alpha"}, app="api")
+    token, asker = await host(node), await service(node)
+    mine = await allow(node, asker, ticket_of(token))
+    other = await allow(node, asker, ticket_of(token), app="api")
+    principal = node.principal(policy.TOKENS_REVOKE, Names("acme"))
+    body = http.RevokeMany(app="web")
+    done = await node.node.revoking.revoke(principal, call("/revocations", "web"), "acme", body)
+    assert done.revoked == 0
+    assert await reads(node, with_discharge(token, mine)) == f"boot = {mine.grant}.{mine.position}"
+    assert await reads(node, with_discharge(token, other), app="api") == "read"
+    anew = await allow(node, asker, ticket_of(token))
+    assert await reads(node, with_discharge(token, anew)) == "read"
+    assert str(await reads(node, with_discharge(token, mine))).startswith("boot = ")
+
+
 async def test_a_row_that_says_less_than_the_caveats(node: Running) -> None:
     """The row counts too: of another machine, app, org, expired, or gone, it is no grant."""
     token = await host(node)
+    await node.create_app(app="api")
     allowed = await allow(node, await service(node), ticket_of(token))
     whole = with_discharge(token, allowed)
-    for change in ("machine = 'm2'", "app = 'api'", "expires_at = 1"):
+    api = "app = (SELECT id FROM apps WHERE name = 'api')"
+    for change in ("machine = 'm2'", api, "expires_at = 1"):
         before = node.rows("SELECT machine, app, expires_at FROM boot_grants")[0]
         await node.tamper(f"UPDATE boot_grants SET {change}")
         assert str(await reads(node, whole)).startswith("boot = "), change
@@ -226,6 +290,33 @@ async def test_caveats_that_a_holder_adds(node: Running) -> None:
     assert await reads(node, own) == grant
     for wrong in ("boot = x", "boot = " + "0" * 32, grant + "0", grant.replace("=", "in") + ", x"):
         assert await reads(node, with_discharge(token, allowed, wrong)) == wrong
+
+
+async def test_who_asked_is_who_the_discharge_says(node: Running) -> None:
+    """A holder who names another's grant beside it, for the same app and machine, before or behind
+    the discharge's own caveat or in a discharge of his making, reads nothing; saying the same twice
+    takes nothing away."""
+    token = await host(node)
+    alice = await allow(node, await service(node), ticket_of(token))
+    bob = await allow(node, await service(node), ticket_of(token))
+    grants = [f"boot = {each.grant}.{each.position}" for each in (alice, bob)]
+    later = Position.parse(alice.position)
+    other_position = f"boot = {alice.grant}.{Position(later.epoch, later.txid + 1)}"
+    for added in (grants[1], other_position):
+        behind = people.bound(token, attenuate(made(alice), [added]))
+        assert await reads(node, behind) == added
+        before = narrowed(token, added)
+        assert await reads(node, people.bound(before, made(alice))) == grants[0]
+        key = new_caveat_key()
+        root = require_discharge(parse_token(token).root, b"", key, b"mine")
+        own = people.bound(encode_token(root), made(alice), discharge(b"mine", key, [added]))
+        assert await reads(node, own) == added
+    same = people.bound(
+        narrowed(token, grants[0]), attenuate(made(alice), [grants[0].replace("=", "in")])
+    )
+    with structlog.testing.capture_logs() as logs:
+        assert await reads(node, same) == "read"
+    assert {each["grant"] for each in logs if each["event"] == "boot_read"} == {alice.grant}
 
 
 async def test_switched_on_later(node: Running) -> None:

@@ -75,6 +75,37 @@ def test_a_fence_holds_where_the_epochs_place_it(
     assert (error.value.code, detail.reason) == (code, reason)
 
 
+LOGGED = {19: Position(3, 19, 1 << 63 | 1), 25: Position(4, 25, 1 << 63 | 2)}
+
+
+@pytest.mark.parametrize(
+    ("need", "expected"),
+    [
+        (Position(3, 19, 1 << 63 | 1), HOLDS),
+        (Position(4, 25, 1 << 63 | 2), HOLDS),
+        (Position(4, 25), HOLDS),
+        # The log does not say.
+        (Position(3, 18, 1 << 63), HOLDS),
+        (Position(3, 19, 1 << 63), LOST),
+        (Position(4, 25, 1 << 63 | 1), LOST),
+        (Position(4, 26, 1 << 63), STALE),
+    ],
+)
+def test_a_fence_with_a_checksum_is_of_one_branch(
+    db: apsw.Connection, need: Position, expected: str
+) -> None:
+    """Of two that have an epoch of the same number: as far back as the log goes."""
+    have = read_position(db)
+    if expected == HOLDS:
+        check_fence(db, have, need, LOGGED.get)
+        return
+    with pytest.raises(PetsemError) as error:
+        check_fence(db, have, need, LOGGED.get)
+    assert error.value.detail.reason == (None if expected == STALE else LOST)
+    check_fence(db, have, Position(3, 19, 1 << 63), lambda _: None)
+    check_fence(db, have, Position(3, 19, 1 << 63))
+
+
 class _Source:
     """Something to read that is stale for a number of looks."""
 
