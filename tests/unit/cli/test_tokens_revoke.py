@@ -82,8 +82,8 @@ def test_a_token_in_argv_is_not_repeated() -> None:
     ],
 )
 def test_many_at_once(arguments: list[str], body: dict[str, object], whose: str) -> None:
-    """One call, narrowed to the org; it says how many ended. That somebody had none is an error with
-    a code of its own: the name was mistyped, perhaps."""
+    """One call, narrowed to the org; it says how many ended. That somebody had none is an error
+    with a code of its own: the name was mistyped, perhaps."""
     node = Node({MANY: [answering(many(count)) for count in (1200, 1, 0, 3, 0)]})
     said = [run("token", "revoke", *arguments, node=node) for _ in range(3)]
     nobody = 4 if "subject" in body else 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import tracemalloc
 
 import pytest
 
 from petsem.clock import rfc3339
 from petsem.errors import Code, PetsemError
-from petsem.limits import GRPC_MESSAGE_MAX_BYTES, VERIFY_BATCH_MAX
+from petsem.limits import CAVEATS_MINTED_MAX, GRPC_MESSAGE_MAX_BYTES, VERIFY_BATCH_MAX
 from petsem.model import Kind
 from petsem.tokens.text import UnverifiedToken, encode_token
 from petsem.wire import petsem_pb2 as pb
@@ -319,6 +321,33 @@ def test_what_is_kept_is_bounded() -> None:
     nothing = Verifier(cache_max_bytes=0)
     text = nothing.node.issue().text
     assert [nothing.asked(text)[1] for _ in range(2)] == [True, True]
+
+
+@pytest.mark.parametrize("caveats", [0, CAVEATS_MINTED_MAX - 1])
+def test_what_is_kept_takes_no_more_memory_than_was_allowed(caveats: int) -> None:
+    """Counted by what Python hands out, for tokens that say little and much."""
+    most = 128 * ENTRY_BASE_BYTES
+    verifier = Verifier(cache_max_bytes=most)
+    spent = verifier.node.issue()
+    verifier.ask(spent.text)
+    names = [f"k{number}" for number in range(caveats)]
+    access = {**READ, **dict.fromkeys(names, "v")}
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1, 160):
+            issued = verifier.node.issue(*(f"{name} = v" for name in names))
+            assert verifier.ask(issued.text, access).allowed
+            # The next one's nonce comes of how many there are.
+            del verifier.node.issued[issued.nonce], issued
+            verifier.node.issued[number.to_bytes()] = spent
+        verifier.node.issued.clear()
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert most // 2 < used <= most
 
 
 # Nothing shown
