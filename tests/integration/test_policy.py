@@ -123,16 +123,16 @@ HTTP: Final[dict[Where, Case]] = {
     ),
     # Of another node than the one that is asked, which has nothing to do with it.
     ("POST", "/v1/nodes/{node}/promote"): Case(
-        "nodes:admin", of_cluster=True, status=400, parameters={"node": "doomed"}
+        "nodes:admin", of_cluster=True, status=400, parameters={"node": "bystander"}
     ),
     ("POST", "/v1/nodes/{node}/accept-loss"): Case(
-        "nodes:admin", of_cluster=True, status=400, parameters={"node": "doomed"}
+        "nodes:admin", of_cluster=True, status=400, parameters={"node": "bystander"}
     ),
     ("GET", "/v1/status"): Case("nodes:read", of_cluster=True),
     ("GET", "/metrics"): Case("nodes:read", of_cluster=True),
     ("GET", "/v1/keyring"): Case("nodes:admin", of_cluster=True),
     ("POST", "/v1/keyring/{key_id}/promote"): Case("nodes:admin", of_cluster=True),
-    ("POST", "/v1/keyring/{key_id}/retire"): Case("nodes:admin", of_cluster=True),
+    ("POST", "/v1/keyring/{key_id}/retire"): Case("nodes:admin", {"force": True}, of_cluster=True),
     ("POST", "/v1/keyring/rewrap"): Case("nodes:admin", {}, of_cluster=True),
     ("POST", "/v1/keyring/rotate-data"): Case(
         "nodes:admin", {"org": "acme", "app": "api"}, of_cluster=True
@@ -246,7 +246,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     waiting = Keyring.parse(keyring_file.read_bytes()).with_key(Purpose.SECRETS, generate_kek())
     keyring_file.write_bytes(waiting.encode())
     Disk(made.directory).run(
-        "INSERT INTO nodes VALUES ('doomed', 'fra', 0, 'x:1', 'x:2', 'x:3', 0)"
+        "INSERT INTO nodes VALUES ('doomed', 'fra', 0, 'x:1', 'x:2', 'x:3', 0),"
+        " ('bystander', 'fra', 0, 'y:1', 'y:2', 'y:3', 0)"
     )
     with Daemon(made.directory) as daemon, Doors(daemon, made.operator) as doors:
         doors.furnish("acme", "web", "api", "doomed", "undead")

@@ -29,10 +29,15 @@ def test_a_leader_of_before_is_removed(tmp_path: Path) -> None:
             assert doors.fetch("acme/web").error is not None
             assert doors.ask("GET", "/v1/orgs/acme/apps/web/secrets/values").status == 503
         until(lambda: _source(other) == new.node_id, "the other one follows the new leader")
+        until(lambda: _left(new, old.node_id), "the leader feeds it no more")
         with other.doors() as doors:
             doors.set("acme/web", FIRST="2")
         assert old.node_id not in other.status()
         assert old.own()["position"] != new.own()["position"]
+
+
+def _left(leader: Member, node_id: str) -> bool:
+    return any(said["node"] == node_id for said in leader.logged("follower_left"))
 
 
 def _source(node: Member) -> str | None:

@@ -66,7 +66,7 @@ async def test_who_does_not_lead_passes_it_on(node: Running) -> None:
     node.node.view.role = Role.REPLICA
     token = await node.org_token()
     nonce = bytes.fromhex(id_of(token))
-    for hops, problem in ((0, "no other node"), (limits.FORWARD_HOPS_MAX, "as many nodes")):
+    for hops, problem in ((0, "no leader is known"), (limits.FORWARD_HOPS_MAX, "as many nodes")):
         with pytest.raises(PetsemError, match=problem):
             await ask(node, nonce, hops=hops)
 
