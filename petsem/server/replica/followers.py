@@ -79,10 +79,6 @@ class Followers:
         """The direct followers whose stream is open, for looking at."""
         return list(self._open())
 
-    def reports(self) -> dict[str, pb.NodeReport]:
-        """The last word of each other member that was heard here, by id, however old."""
-        return {node_id: heard.report for node_id, heard in self._hearsay.known().items()}
-
     def behind(self) -> set[str]:
         """The nodes that follow this one now, directly or over others."""
         return {*self.connected, *(node_id for node_id, _ in self._hearsay.behind())}

@@ -32,12 +32,8 @@ class Followers(Protocol):
         `timeout_s`."""
         ...
 
-    def reports(self) -> Mapping[str, pb.NodeReport]:
-        """What each said last of itself, by id."""
-        ...
-
     def live(self) -> Mapping[str, pb.NodeReport]:
-        """The same of those alone that are heard now."""
+        """What each of those that are heard now said last of itself, by id."""
         ...
 
 
@@ -48,9 +44,6 @@ class _Nobody:
 
     async def wait(self, position: Position, count: int, timeout_s: float) -> Collection[str]:
         return ()
-
-    def reports(self) -> Mapping[str, pb.NodeReport]:
-        return {}
 
     def live(self) -> Mapping[str, pb.NodeReport]:
         return {}

@@ -34,9 +34,6 @@ class Some:
         self.asked.append((position, count, timeout_s))
         return self.connected
 
-    def reports(self) -> Mapping[str, pb.NodeReport]:
-        return {}
-
     def live(self) -> Mapping[str, pb.NodeReport]:
         return {}
 
