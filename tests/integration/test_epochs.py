@@ -104,5 +104,6 @@ def test_a_member_that_claims_an_epoch(tmp_path: Path) -> None:
             answer = promote(cluster, node)
             put(node, **{f"AFTER_{turn}": "1"})
             cluster.converged()
-        assert answer["epoch"] == epoch + limits.EPOCHS_AHEAD_MAX + 2 * limits.EPOCHS_SKIPPED
+        # Beyond the claim, and once more if the first of them had heard of it too.
+        assert answer["epoch"] >= epoch + limits.EPOCHS_AHEAD_MAX + limits.EPOCHS_SKIPPED
         assert names(fra) == {"FIRST", "STILL_LEADS", "AFTER_0", "AFTER_1"}
