@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-import grpc
 
 from petsem.model import Position
 from petsem.replication.drivers.wal_tail import WalTail
@@ -29,6 +28,7 @@ from petsem.replication.wal import WalCommit
 from petsem.server import main as server
 from petsem.server.cluster_view import ClusterView
 from petsem.server.database import ReadPool, read_position
+from petsem.server.replica.candidates import Candidate
 from petsem.server.replica.feed_files import File
 from petsem.server.replica.store import ReplicaStore
 from petsem.server.replica.upstream import Upstream
@@ -75,7 +75,7 @@ def _replica(stamp: Stamp) -> None:
         ReplicaStore.end_snapshot,
         ClusterView.has_applied,
     )
-    opened, welcomed = ReadPool.__init__, Upstream.set
+    opened, welcomed = ReadPool.__init__, Upstream.follow
     pools: list[ReadPool] = []
 
     def open_pool(pool: ReadPool, *args: Any, **options: Any) -> None:
@@ -88,8 +88,8 @@ def _replica(stamp: Stamp) -> None:
             seen = read_position(db)
         stamp("visible", seen.txid, _now())
 
-    def follow(upstream: Upstream, channel: grpc.aio.Channel, node_id: str) -> None:
-        welcomed(upstream, channel, node_id)
+    def follow(upstream: Upstream, node: Candidate) -> None:
+        welcomed(upstream, node)
         stamp("welcomed", _now())
 
     async def begun(store: ReplicaStore, at: Position, pages: int, first_page: int) -> None:
@@ -103,7 +103,7 @@ def _replica(stamp: Stamp) -> None:
 
     _replace(ReadPool, "__init__", open_pool)
     _replace(ClusterView, "has_applied", has_applied)
-    _replace(Upstream, "set", follow)
+    _replace(Upstream, "follow", follow)
     _replace(ReplicaStore, "begin_snapshot", begun)
     _replace(ReplicaStore, "end_snapshot", ended)
 
