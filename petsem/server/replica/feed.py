@@ -40,7 +40,7 @@ from petsem.server.peer.handlers import PeerStream, Send
 from petsem.server.peer.membership import Member
 from petsem.server.replica.feed_files import Files
 from petsem.server.replica.follower_stream import FollowerStream, Supply
-from petsem.server.replica.followers import Epochs, Followers, Following
+from petsem.server.replica.followers import Epochs, Follower, Followers
 from petsem.server.replica.hearsay import Hearsay
 from petsem.server.replica.own_word import described, fit
 from petsem.server.replica.parts import LOOP
@@ -134,7 +134,7 @@ class Feed:
             branch = self._branch()
             if branch is None:
                 raise unavailable("this node has no data yet; follow another one")
-            following = Following(
+            follower = Follower(
                 member.node_id,
                 member.region,
                 schema=said.schema,
@@ -143,14 +143,14 @@ class Feed:
             )
             session = FeedSession(hello, branch)
             if session.state is State.FILES and session.at is not None:
-                following.durable = session.at
-                following.needs_from = session.at.txid
-            stream = FollowerStream(self._supply, session, following, send)
+                follower.durable = session.at
+                follower.needs_from = session.at.txid
+            stream = FollowerStream(self._supply, session, follower, send)
             welcome = pb.FromLeader(welcome=self._welcome(branch)).SerializeToString()
             if said.asks:
                 await send(welcome)
             else:
-                await self._serve(stream, welcome, following, requests, session.state)
+                await self._serve(stream, welcome, follower, requests, session.state)
         except Unfit as unfit:
             if unfit.rule is Rule.DEPOSED:
                 # This node leads no more, and hears of it here first.
@@ -161,20 +161,20 @@ class Feed:
         self,
         stream: FollowerStream,
         welcome: bytes,
-        following: Following,
+        follower: Follower,
         requests: AsyncIterator[pb.FromReplica],
         state: State,
     ) -> None:
         # Before anything is awaited: what becomes of the branch from here on is news to it.
-        self._followers.joined(following)
+        self._followers.joined(follower)
         self._streams.add(stream)
-        log.info("follower_connected", node=following.node_id, begins_with=state.name.lower())
+        log.info("follower_connected", node=follower.node_id, begins_with=state.name.lower())
         try:
             await stream.run(welcome, requests)
         finally:
             self._streams.discard(stream)
-            self._followers.left(following)
-            log.info("follower_left", node=following.node_id)
+            self._followers.left(follower)
+            log.info("follower_left", node=follower.node_id)
 
     def _path(self) -> tuple[str, ...]:
         return self._view.path or (self._identity.node_id,)

@@ -22,7 +22,7 @@ from petsem.model import Position
 from petsem.replication.drivers.log_types import DamagedRecord, LogGap
 from petsem.replication.session.feed import Branch, FeedSession, State, admit_over
 from petsem.server.replica.feed_files import Files, TooLong, merged
-from petsem.server.replica.followers import Followers, Following
+from petsem.server.replica.followers import Follower, Followers
 from petsem.server.replica.snapshot_source import SnapshotSource
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_to_protobuf
@@ -52,11 +52,11 @@ class FollowerStream:
     """Feeds one follower."""
 
     def __init__(
-        self, supply: Supply, session: FeedSession, following: Following, send: Send
+        self, supply: Supply, session: FeedSession, follower: Follower, send: Send
     ) -> None:
         self._supply = supply
         self._session = session
-        self._following = following
+        self._follower = follower
         self._send = send
         self._beat_due = asyncio.Event()
         self._wake = asyncio.Event()
@@ -96,25 +96,25 @@ class FollowerStream:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self, requests: AsyncIterator[pb.FromReplica]) -> None:
-        followers, following = self._supply.followers, self._following
+        followers, follower = self._supply.followers, self._follower
         async for request in requests:
             match request.WhichOneof("message"):
                 case "ack":
                     self._acknowledged(request.ack)
                 case "report":
-                    followers.reported(following, request.report)
+                    followers.reported(follower, request.report)
                 case "hello":
                     raise invalid("a follower says hello once")
 
     def _acknowledged(self, ack: pb.Ack) -> None:
         if self._session.acknowledged(ack.received, ack.durable, ack.applied):
             durable = Position(ack.epoch, ack.durable) if ack.durable else None
-            self._supply.followers.acknowledged(self._following, durable, ack.applied)
+            self._supply.followers.acknowledged(self._follower, durable, ack.applied)
             if self._full:
                 self._wake.set()
 
     async def _beat(self) -> None:
-        supply, follower = self._supply, self._following.node_id
+        supply, follower = self._supply, self._follower.node_id
         while True:
             self._beat_due.clear()
             # The way may lead over the follower since it was welcomed.
@@ -161,7 +161,7 @@ class FollowerStream:
 
     async def _roll_back_to(self, fork: Position | None) -> None:
         assert fork is not None
-        log.warning("follower_forked", node=self._following.node_id, fork=str(fork))
+        log.warning("follower_forked", node=self._follower.node_id, fork=str(fork))
         said = pb.Rollback(fork=position_to_protobuf(fork))
         await self._say(pb.FromLeader(rollback=said).SerializeToString())
 
@@ -221,7 +221,7 @@ class FollowerStream:
         return True
 
     async def _send_snapshot(self) -> None:
-        session, following = self._session, self._following
+        session, follower = self._session, self._follower
 
         async def emit(message: pb.FromLeader) -> None:
             if self._fork is not None:
@@ -230,7 +230,7 @@ class FollowerStream:
             await self._say(message.SerializeToString())
 
         def begun(at: Position) -> None:
-            following.needs_from = at.txid
+            follower.needs_from = at.txid
 
         await self._supply.snapshots.send(session.resume, emit, begun, session.snapshot_sent)
 

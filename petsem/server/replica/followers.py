@@ -28,7 +28,7 @@ Epochs = Callable[[], Sequence[Epoch]]
 
 
 @dataclass(slots=True, eq=False)
-class Following:
+class Follower:
     """A direct follower, on its open stream or after it. `schema`, `epoch_seen` and `keks` are as
     its hello said; `needs_from` is the transaction before those that it still needs."""
 
@@ -61,7 +61,7 @@ class Followers:
         self._hearsay = hearsay
         self._clock = clock
         self._epochs = epochs
-        self._nodes: dict[str, Following] = {}
+        self._nodes: dict[str, Follower] = {}
         self._waiters: list[_Waiter] = []
         self._changed = asyncio.Event()
 
@@ -74,10 +74,6 @@ class Followers:
     def changed(self) -> asyncio.Event:
         """Set at the next change, once: take it before looking, then wait for it."""
         return self._changed
-
-    def following(self) -> list[Following]:
-        """The direct followers whose stream is open, for looking at."""
-        return list(self._open())
 
     def behind(self) -> set[str]:
         """The nodes that follow this one now, directly or over others."""
@@ -120,33 +116,33 @@ class Followers:
         needs = [each.needs_from for each in self._nodes.values() if each.needs_from is not None]
         return min(needs, default=None)
 
-    def joined(self, following: Following) -> None:
+    def joined(self, follower: Follower) -> None:
         """A stream was opened; one that the node had before counts no more."""
-        before = self._nodes.get(following.node_id)
+        before = self._nodes.get(follower.node_id)
         if before is not None:
             before.teller.open = False
         elif len(self._nodes) >= limits.NODES_MAX:
             self._drop_oldest()
-        self._nodes[following.node_id] = following
+        self._nodes[follower.node_id] = follower
         self._tell()
 
-    def left(self, following: Following) -> None:
+    def left(self, follower: Follower) -> None:
         """Its stream has ended."""
-        following.left_s = self._clock.boot_s()
-        following.teller.open = False
+        follower.left_s = self._clock.boot_s()
+        follower.teller.open = False
         self._tell()
 
-    def acknowledged(self, following: Following, durable: Position | None, applied: int) -> None:
+    def acknowledged(self, follower: Follower, durable: Position | None, applied: int) -> None:
         """What the follower has on its disk and in its database."""
-        following.durable = durable
-        following.applied = applied
+        follower.durable = durable
+        follower.applied = applied
         if durable is not None:
-            following.needs_from = durable.txid
+            follower.needs_from = durable.txid
         self._tell()
 
-    def reported(self, following: Following, report: pb.NodeReport) -> None:
+    def reported(self, follower: Follower, report: pb.NodeReport) -> None:
         """How a node is, as it says itself: the follower, or one behind it."""
-        if self._hearsay.take(following.teller, report):
+        if self._hearsay.take(follower.teller, report):
             self._tell()
 
     def _has(self, durable: Position, position: Position) -> bool:
@@ -155,7 +151,7 @@ class Followers:
         # Its stream is open, so it goes on with this node's branch, and the epoch is that one's.
         return durable.epoch == position.epoch or holds(self._epochs(), durable)
 
-    def _open(self) -> list[Following]:
+    def _open(self) -> list[Follower]:
         return [each for each in self._nodes.values() if each.left_s is None]
 
     def _forget(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from petsem import limits
 from petsem.clock import ManualClock
 from petsem.model import Position
-from petsem.server.replica.followers import Followers, Following
+from petsem.server.replica.followers import Follower, Followers
 from petsem.server.replica.hearsay import FRESH_S, Hearsay
 from petsem.wire import petsem_pb2 as pb
 from petsem.wire.errors import position_to_protobuf
@@ -26,12 +26,12 @@ def _followers(clock: ManualClock | None = None) -> Followers:
     return Followers(clock, lambda: EPOCHS, hearsay)
 
 
-def _joined(followers: Followers, name: str, durable: Position | None = None) -> Following:
-    following = Following(name, "fra")
-    followers.joined(following)
+def _joined(followers: Followers, name: str, durable: Position | None = None) -> Follower:
+    follower = Follower(name, "fra")
+    followers.joined(follower)
     if durable is not None:
-        followers.acknowledged(following, durable, durable.txid)
-    return following
+        followers.acknowledged(follower, durable, durable.txid)
+    return follower
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ def test_who_is_here_knows_better_than_who_left() -> None:
 def test_who_is_live() -> None:
     """Only who is here now, and who is behind him: what was heard of who left is not of now."""
     followers = _followers()
-    following = _joined(followers, "n2")
-    followers.reported(following, pb.NodeReport(node="n2"))
-    followers.reported(following, pb.NodeReport(node="n3", path=["n3"]))
+    follower = _joined(followers, "n2")
+    followers.reported(follower, pb.NodeReport(node="n2"))
+    followers.reported(follower, pb.NodeReport(node="n3", path=["n3"]))
     assert sorted(followers.live()) == ["n2", "n3"]
-    followers.left(following)
+    followers.left(follower)
     assert followers.live() == {}
 
 
