@@ -283,7 +283,7 @@ async def _join(cluster: Cluster, *names: str) -> None:
 async def test_a_key_is_promoted_though_a_member_is_not_heard(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is off would hold everything up for ever: it is named, and whoever promotes decides."""
+    """One that is off would hold everything up for ever: it is named; who promotes decides."""
     async with cluster.running() as node:
         old, new = cluster.kek(Purpose.SECRETS), cluster.add_kek(Purpose.SECRETS)
         await _join(cluster, "fra-1", "nrt-1")
